@@ -1,0 +1,141 @@
+use std::fmt::Debug;
+
+use crate::{DType, PackedMatrix, Result, Shape, Tensor, WeightMatrix};
+
+/// Where to compute.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Device {
+    /// The fastest one the backend has here.
+    #[default]
+    Auto,
+    /// The processor.
+    Cpu,
+    /// An NVIDIA GPU by number.
+    Cuda(usize),
+    /// Apple's GPU.
+    Metal,
+}
+
+impl Device {
+    /// Whether this is the processor.
+    pub fn is_cpu(self) -> bool {
+        self == Device::Cpu
+    }
+}
+
+impl std::fmt::Display for Device {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Device::Auto => f.write_str("auto"),
+            Device::Cpu => f.write_str("cpu"),
+            Device::Cuda(0) => f.write_str("cuda"),
+            Device::Cuda(n) => write!(f, "cuda:{n}"),
+            Device::Metal => f.write_str("metal"),
+        }
+    }
+}
+
+/// What a backend's allocator holds, in bytes; zero where it does not say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryStats {
+    /// In use by live tensors.
+    pub active: usize,
+    /// Kept for reuse.
+    pub cached: usize,
+    /// The most that was in use at once.
+    pub peak: usize,
+}
+
+/// A device and the way to bring bytes to it.
+///
+/// A backend is created, used and dropped on one thread: MLX's streams belong to the thread that
+/// made them. Nothing here may panic or abort on wrong arguments: every one is a typed error.
+pub trait Backend: Clone + Debug + 'static {
+    /// Its tensors.
+    type Tensor: Tensor;
+    /// Its weight matrices.
+    type Matrix: WeightMatrix<Tensor = Self::Tensor>;
+
+    /// The name users choose it by.
+    const NAME: &'static str;
+
+    /// Opens a device.
+    ///
+    /// # Errors
+    /// [`crate::Error::Unsupported`] when this build or machine does not have it.
+    fn new(device: Device) -> Result<Self>;
+
+    /// The device in use; never [`Device::Auto`].
+    fn device(&self) -> Device;
+
+    /// A tensor of zeros.
+    ///
+    /// # Errors
+    /// [`crate::Error::OutOfMemory`] for a shape that memory cannot hold.
+    fn zeros(&self, shape: impl Into<Shape>, dtype: DType) -> Result<Self::Tensor>;
+
+    /// A tensor of little-endian row-major bytes (copied).
+    ///
+    /// # Errors
+    /// [`crate::Error::Bytes`] when the length is not what shape and type need.
+    fn from_bytes(
+        &self,
+        bytes: &[u8],
+        dtype: DType,
+        shape: impl Into<Shape>,
+    ) -> Result<Self::Tensor>;
+
+    /// Brings a weight matrix to the device in the backend's best form for `activations`.
+    ///
+    /// Values are those of the checkpoint exactly, unless the backend has no such form and says so
+    /// once in the log.
+    ///
+    /// # Errors
+    /// [`crate::Error::Weight`] with the matrix's name for malformed bytes.
+    fn load_matrix(&self, packed: &PackedMatrix<'_>, activations: DType) -> Result<Self::Matrix>;
+
+    /// Computes pending work of the given tensors; a no-op where nothing is lazy.
+    ///
+    /// # Errors
+    /// Whatever the pending operations fail with.
+    fn eval(&self, _tensors: &[&Self::Tensor]) -> Result<()> {
+        Ok(())
+    }
+
+    /// Starts computing without waiting; a no-op where nothing is lazy.
+    ///
+    /// # Errors
+    /// Whatever the pending operations fail with.
+    fn async_eval(&self, _tensors: &[&Self::Tensor]) -> Result<()> {
+        Ok(())
+    }
+
+    /// What the allocator holds.
+    fn memory(&self) -> MemoryStats {
+        MemoryStats::default()
+    }
+
+    /// Gives cached buffers back to the system.
+    ///
+    /// # Errors
+    /// Whatever the backend's allocator reports.
+    fn release_cached(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// A tensor of `f32` values.
+    ///
+    /// # Errors
+    /// As [`Backend::from_bytes`].
+    fn from_f32s(&self, values: &[f32], shape: impl Into<Shape>) -> Result<Self::Tensor> {
+        self.from_bytes(bytemuck::cast_slice(values), DType::F32, shape)
+    }
+
+    /// A tensor of `u32` values.
+    ///
+    /// # Errors
+    /// As [`Backend::from_bytes`].
+    fn from_u32s(&self, values: &[u32], shape: impl Into<Shape>) -> Result<Self::Tensor> {
+        self.from_bytes(bytemuck::cast_slice(values), DType::U32, shape)
+    }
+}

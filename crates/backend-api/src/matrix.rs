@@ -1,0 +1,200 @@
+use std::fmt::Debug;
+
+use crate::{DType, Result, Tensor};
+
+/// A weight matrix `[out, in]` on a device, dense or quantized: what linear layers and embeddings
+/// are made of.
+pub trait WeightMatrix: Clone + Debug + Send + 'static {
+    /// The backend's tensors.
+    type Tensor: Tensor;
+
+    /// `[out, in]`: the rows give outputs.
+    fn shape(&self) -> [usize; 2];
+
+    /// Bytes it takes on the device.
+    fn size_in_bytes(&self) -> usize;
+
+    /// `x · Wᵀ`: `x [.., in]` gives `[.., out]` in the element type of `x`.
+    ///
+    /// # Errors
+    /// [`crate::Error::Shape`] when the last axis is not `in`; [`crate::Error::DType`] unless
+    /// floating-point.
+    fn matmul_t(&self, x: &Self::Tensor) -> Result<Self::Tensor>;
+
+    /// Rows by number, dequantized: `ids` a `U32` vector `[n]` gives `[n, in]` (an embedding).
+    ///
+    /// # Errors
+    /// [`crate::Error::OutOfRange`] for a row that does not exist, [`crate::Error::DType`],
+    /// [`crate::Error::Rank`].
+    fn take_rows(&self, ids: &Self::Tensor, dtype: DType) -> Result<Self::Tensor>;
+
+    /// The whole matrix `[out, in]`, exactly as [`crate::repack::dequantize_rows`] gives it in
+    /// `F32`.
+    ///
+    /// # Errors
+    /// Only what the backend reports.
+    fn dequantize(&self, dtype: DType) -> Result<Self::Tensor>;
+}
+
+/// A weight matrix's bytes as a checkpoint holds them.
+#[derive(Clone, Copy, Debug)]
+pub struct PackedMatrix<'a> {
+    /// Its name, for errors.
+    pub name: &'a str,
+    /// `[out, in]`.
+    pub shape: [usize; 2],
+    /// The bytes.
+    pub layout: PackedLayout<'a>,
+}
+
+/// The formats a checkpoint may hold a matrix in. Nothing is assumed about alignment.
+#[derive(Clone, Copy, Debug)]
+pub enum PackedLayout<'a> {
+    /// `F32`, `F16` or `BF16` elements, row-major.
+    Dense {
+        /// The element type.
+        dtype: DType,
+        /// `out · in` elements.
+        bytes: &'a [u8],
+    },
+    /// MLX's affine groups: `w = scale · q + bias` for every `group_size` elements of a row.
+    Affine {
+        /// Codes packed into little-endian 32-bit words, lowest bits first; a row is
+        /// `in · bits / 32` words. Codes of 3, 5 and 6 bits run over word borders.
+        codes: &'a [u8],
+        /// One a group, `[out, in / group_size]`.
+        scales: &'a [u8],
+        /// One a group, `[out, in / group_size]`.
+        biases: &'a [u8],
+        /// Element type of scales and biases.
+        scale_dtype: DType,
+        /// 2, 3, 4, 5, 6 or 8.
+        bits: u8,
+        /// 16, 32, 64 or 128.
+        group_size: usize,
+    },
+    /// GGML's blocks, row-major.
+    Ggml {
+        /// The block format.
+        kind: GgmlKind,
+        /// `out · in / block` blocks.
+        blocks: &'a [u8],
+    },
+}
+
+/// The one canonical quantized form: `bits` wide codes in groups of `group_size` along a row, each
+/// group with an `f32` scale and bias. Every quantized format above is read as this.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct AffineSpec {
+    /// Width of a code: 2, 3, 4, 5, 6 or 8.
+    pub bits: u8,
+    /// Elements that share a scale: 16, 32, 64 or 128.
+    pub group_size: usize,
+}
+
+/// GGML's quantized block formats (ggml-common.h of llama.cpp).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum GgmlKind {
+    /// 32 4-bit codes, f16 scale.
+    Q4_0,
+    /// 32 4-bit codes, f16 scale and minimum.
+    Q4_1,
+    /// 32 5-bit codes, f16 scale.
+    Q5_0,
+    /// 32 5-bit codes, f16 scale and minimum.
+    Q5_1,
+    /// 32 8-bit codes, f16 scale.
+    Q8_0,
+    /// 256 2-bit codes, 4-bit scales and minima of 16.
+    Q2K,
+    /// 256 3-bit codes, 6-bit scales of 16.
+    Q3K,
+    /// 256 4-bit codes, 6-bit scales and minima of 32.
+    Q4K,
+    /// 256 5-bit codes, 6-bit scales and minima of 32.
+    Q5K,
+    /// 256 6-bit codes, 8-bit scales of 16.
+    Q6K,
+}
+
+impl GgmlKind {
+    /// Every kind, for tests and tables.
+    pub const ALL: [GgmlKind; 10] = [
+        GgmlKind::Q4_0,
+        GgmlKind::Q4_1,
+        GgmlKind::Q5_0,
+        GgmlKind::Q5_1,
+        GgmlKind::Q8_0,
+        GgmlKind::Q2K,
+        GgmlKind::Q3K,
+        GgmlKind::Q4K,
+        GgmlKind::Q5K,
+        GgmlKind::Q6K,
+    ];
+
+    /// Elements of one block.
+    pub const fn block_len(self) -> usize {
+        match self {
+            Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 => 32,
+            _ => 256,
+        }
+    }
+
+    /// Bytes of one block.
+    pub const fn block_bytes(self) -> usize {
+        match self {
+            Self::Q4_0 => 18,
+            Self::Q4_1 => 20,
+            Self::Q5_0 => 22,
+            Self::Q5_1 => 24,
+            Self::Q8_0 => 34,
+            Self::Q2K => 84,
+            Self::Q3K => 110,
+            Self::Q4K => 144,
+            Self::Q5K => 176,
+            Self::Q6K => 210,
+        }
+    }
+
+    /// The canonical form its values have exactly.
+    pub const fn spec(self) -> AffineSpec {
+        let (bits, group_size) = match self {
+            Self::Q4_0 | Self::Q4_1 | Self::Q4K => (4, 32),
+            Self::Q5_0 | Self::Q5_1 | Self::Q5K => (5, 32),
+            Self::Q8_0 => (8, 32),
+            Self::Q2K => (2, 16),
+            Self::Q3K => (3, 16),
+            Self::Q6K => (6, 16),
+        };
+        AffineSpec { bits, group_size }
+    }
+
+    /// The name in GGUF tools: `Q4_0`, `Q4_K`, …
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Q4_0 => "Q4_0",
+            Self::Q4_1 => "Q4_1",
+            Self::Q5_0 => "Q5_0",
+            Self::Q5_1 => "Q5_1",
+            Self::Q8_0 => "Q8_0",
+            Self::Q2K => "Q2_K",
+            Self::Q3K => "Q3_K",
+            Self::Q4K => "Q4_K",
+            Self::Q5K => "Q5_K",
+            Self::Q6K => "Q6_K",
+        }
+    }
+}
+
+impl PackedMatrix<'_> {
+    /// The canonical quantized form, or `None` for dense elements.
+    pub fn spec(&self) -> Option<AffineSpec> {
+        match self.layout {
+            PackedLayout::Dense { .. } => None,
+            PackedLayout::Affine {
+                bits, group_size, ..
+            } => Some(AffineSpec { bits, group_size }),
+            PackedLayout::Ggml { kind, .. } => Some(kind.spec()),
+        }
+    }
+}
