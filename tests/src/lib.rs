@@ -1,1 +1,219 @@
-//! Placeholder.
+//! What the tests share: fixtures, golden values, and how to compare with them.
+
+use std::path::{Path, PathBuf};
+
+use biplane::{BackendKind, ModelBuilder, ModelRunner, SlotId, SpanOutput, SpanPlan, StepPlan, Want};
+use serde::Deserialize;
+
+/// Reference values of a fixture: transformers 5.24 in f32 on the file's own dequantized values.
+#[derive(Debug, Deserialize)]
+pub struct Golden {
+    /// Prompts with the logits after them and the greedy continuation.
+    pub prompts: Vec<Prompt>,
+    /// A sequence with the negative log-likelihood of its tokens.
+    pub sequence: Sequence,
+}
+
+/// One prompt of a [`Golden`].
+#[derive(Debug, Deserialize)]
+pub struct Prompt {
+    /// `short`, `past_window` or `long`.
+    pub name: String,
+    /// Its tokens.
+    pub ids: Vec<u32>,
+    /// All logits after the last token.
+    pub last_logits: Vec<f32>,
+    /// The 32 most likely tokens one after another.
+    pub greedy: Vec<u32>,
+    /// The top logit less the second, at each of those.
+    pub greedy_margin: Vec<f32>,
+}
+
+/// The sequence of a [`Golden`].
+#[derive(Debug, Deserialize)]
+pub struct Sequence {
+    /// Its tokens.
+    pub ids: Vec<u32>,
+    /// Mean over all predicted tokens, in nats.
+    pub nll_mean: f64,
+}
+
+/// How near a backend must come.
+#[derive(Clone, Copy, Debug)]
+pub struct Tolerance {
+    /// Greatest difference of a logit.
+    pub logits: f32,
+    /// Difference of the mean negative log-likelihood.
+    pub nll: f64,
+}
+
+impl Tolerance {
+    /// f32 arithmetic on the file's own values.
+    pub const EXACT: Tolerance = Tolerance {
+        logits: 1e-3,
+        nll: 1e-4,
+    };
+}
+
+/// A path below the fixtures.
+pub fn fixture(path: &str) -> PathBuf {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures")).join(path)
+}
+
+/// A real model by its file name, where `BIPLANE_TEST_MODELS` names the folder that holds it.
+///
+/// `./test.sh` brings them; without them a test says so and passes, so that a plain `cargo test`
+/// works offline.
+pub fn real_model(file: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("BIPLANE_TEST_MODELS").map(|dir| PathBuf::from(dir).join(file));
+    match path {
+        Some(path) if path.exists() => Some(path),
+        other => {
+            assert!(
+                std::env::var_os("BIPLANE_REQUIRE_MODELS").is_none(),
+                "{file} is required, but not at {other:?}"
+            );
+            eprintln!("skipped: {file} is not in BIPLANE_TEST_MODELS; ./test.sh brings it");
+            None
+        }
+    }
+}
+
+/// A model ready to step, on this thread.
+pub fn runner(path: &Path, backend: BackendKind) -> Box<dyn ModelRunner> {
+    try_runner(path, backend).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// As [`runner`], or why not.
+pub fn try_runner(path: &Path, backend: BackendKind) -> biplane::Result<Box<dyn ModelRunner>> {
+    ModelBuilder::new(path.to_string_lossy())
+        .with_backend(backend)
+        .build_runner()
+}
+
+/// One span, one step.
+pub fn step(r: &mut dyn ModelRunner, slot: SlotId, tokens: &[u32], want: Want) -> SpanOutput {
+    let spans = vec![SpanPlan {
+        slot,
+        tokens: tokens.to_vec(),
+        want,
+    }];
+    r.step(&StepPlan { spans }).unwrap().remove(0)
+}
+
+/// The logits of a step that wants them.
+pub fn logits(output: SpanOutput) -> Vec<f32> {
+    match output {
+        SpanOutput::Logits(logits) => logits,
+        other => panic!("expected logits, got {other:?}"),
+    }
+}
+
+/// The logits after the last of `tokens`, in a fresh sequence.
+pub fn last_logits(r: &mut dyn ModelRunner, tokens: &[u32]) -> Vec<f32> {
+    let slot = r.open().unwrap();
+    let out = logits(step(r, slot, tokens, Want::LastLogits));
+    r.close(slot);
+    out
+}
+
+/// The most likely `n` tokens one after another, in a fresh sequence.
+pub fn greedy(r: &mut dyn ModelRunner, prompt: &[u32], n: usize) -> Vec<u32> {
+    let slot = r.open().unwrap();
+    let mut out = Vec::new();
+    let mut next = prompt.to_vec();
+    while out.len() < n {
+        let SpanOutput::Token(id) = step(r, slot, &next, Want::Argmax) else {
+            panic!("expected a token");
+        };
+        out.push(id);
+        next = vec![id];
+    }
+    r.close(slot);
+    out
+}
+
+/// Mean negative log-likelihood of every token after the first, in nats.
+pub fn nll_mean(r: &mut dyn ModelRunner, ids: &[u32]) -> f64 {
+    let slot = r.open().unwrap();
+    let vocab = r.info().vocab_size;
+    let rows = logits(step(r, slot, ids, Want::AllLogits));
+    r.close(slot);
+    let total: f64 = rows
+        .chunks(vocab)
+        .zip(&ids[1..])
+        .map(|(row, &next)| {
+            let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let sum: f64 = row.iter().map(|v| f64::from(v - max).exp()).sum();
+            sum.ln() - f64::from(row[next as usize] - max)
+        })
+        .sum();
+    total / (ids.len() - 1) as f64
+}
+
+/// The greatest difference, and where.
+pub fn max_difference(a: &[f32], b: &[f32]) -> (f32, usize) {
+    assert_eq!(a.len(), b.len());
+    a.iter()
+        .zip(b)
+        .map(|(a, b)| (a - b).abs())
+        .enumerate()
+        .fold((0.0, 0), |best, (i, d)| if d > best.0 || d.is_nan() { (d, i) } else { best })
+}
+
+/// Compares greedy tokens up to the first step that the reference itself finds too close to call.
+pub fn assert_greedy(what: &str, got: &[u32], want: &[u32], margins: &[f32], tolerance: f32) {
+    for (i, ((got, want), margin)) in got.iter().zip(want).zip(margins).enumerate() {
+        if *margin < 2.0 * tolerance {
+            assert!(i > 0, "{what}: the first step is too close to call: margin {margin}");
+            return;
+        }
+        assert_eq!(got, want, "{what}: token {i}, margin {margin}");
+    }
+}
+
+/// Holds a checkpoint to its golden values on one backend.
+pub fn assert_golden(checkpoint: &str, golden: &str, backend: BackendKind, tolerance: Tolerance) {
+    let golden: Golden =
+        serde_json::from_str(&std::fs::read_to_string(fixture(golden)).unwrap()).unwrap();
+    let mut r = runner(&fixture(checkpoint), backend);
+    for p in &golden.prompts {
+        let what = format!("{checkpoint} on {backend}, prompt {}", p.name);
+        let (difference, at) = max_difference(&last_logits(&mut *r, &p.ids), &p.last_logits);
+        assert!(
+            difference <= tolerance.logits,
+            "{what}: logit {at} is off by {difference}"
+        );
+        let got = greedy(&mut *r, &p.ids, p.greedy.len());
+        assert_greedy(&what, &got, &p.greedy, &p.greedy_margin, tolerance.logits);
+    }
+    let nll = nll_mean(&mut *r, &golden.sequence.ids);
+    assert!(
+        (nll - golden.sequence.nll_mean).abs() <= tolerance.nll,
+        "{checkpoint} on {backend}: mean negative log-likelihood {nll}, expected {}",
+        golden.sequence.nll_mean
+    );
+}
+
+/// A test of every given case on every backend in this build, each a test of its own.
+#[macro_export]
+macro_rules! on_each_backend {
+    ($($(#[$meta:meta])* $name:ident => $body:expr;)*) => {
+        $(mod $name {
+            #[allow(unused_imports)]
+            use super::*;
+            #[cfg(feature = "candle")]
+            #[test]
+            $(#[$meta])*
+            fn candle() {
+                ($body)(biplane::BackendKind::Candle);
+            }
+            #[cfg(feature = "mlx")]
+            #[test]
+            $(#[$meta])*
+            fn mlx() {
+                ($body)(biplane::BackendKind::Mlx);
+            }
+        })*
+    };
+}

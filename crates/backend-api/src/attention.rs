@@ -23,24 +23,34 @@ impl AttentionMask {
     }
 }
 
-/// What attention's operands must satisfy, on every backend.
-pub(crate) struct AttentionDims {
+/// The axes of attention's operands.
+#[derive(Clone, Copy, Debug)]
+pub struct AttentionDims {
+    /// Query heads.
     pub heads: usize,
+    /// Queries.
     pub q_len: usize,
+    /// Elements of a head.
     pub head_dim: usize,
+    /// Key heads, a divisor of `heads`.
     pub kv_heads: usize,
+    /// Keys, at least `q_len`.
     pub kv_len: usize,
 }
 
-pub(crate) fn attention_dims<T: Tensor>(
+/// What attention's operands must satisfy, on every backend; see [`Tensor::attention`].
+///
+/// # Errors
+/// [`Error::DType`], [`Error::Rank`], [`Error::Shape`].
+pub fn attention_dims<T: Tensor>(
     q: &T,
     k: &T,
     v: &T,
     mask: AttentionMask,
 ) -> Result<AttentionDims> {
     let op = "attention";
-    crate::tensor::same_float(op, q, k)?;
-    crate::tensor::same_float(op, q, v)?;
+    crate::defaults::same_float(op, q, k)?;
+    crate::defaults::same_float(op, q, v)?;
     let [heads, q_len, head_dim] = q.shape().dims(op)?;
     let [kv_heads, kv_len, k_dim] = k.shape().dims(op)?;
     let fits = v.shape() == k.shape()
@@ -68,7 +78,10 @@ pub(crate) fn attention_dims<T: Tensor>(
 }
 
 /// Attention out of primitives: a full score matrix, softmax in f32.
-pub(crate) fn attention_default<T: Tensor>(
+///
+/// # Errors
+/// As [`Tensor::attention`].
+pub fn attention_default<T: Tensor>(
     q: &T,
     k: &T,
     v: &T,
@@ -92,11 +105,8 @@ pub(crate) fn attention_default<T: Tensor>(
             for (i, row) in bias.chunks_mut(n.kv_len.max(1)).enumerate() {
                 row[mask.visible(i, n.q_len, n.kv_len)].fill(0.0);
             }
-            let bias = q.from_bytes_like(
-                bytemuck::cast_slice(&bias),
-                DType::F32,
-                [n.q_len, n.kv_len],
-            )?;
+            let bias =
+                q.from_bytes_like(bytemuck::cast_slice(&bias), DType::F32, [n.q_len, n.kv_len])?;
             scores.add(&bias)?
         }
     };

@@ -50,6 +50,8 @@ pub struct MemoryStats {
 ///
 /// A backend is created, used and dropped on one thread: MLX's streams belong to the thread that
 /// made them. Nothing here may panic or abort on wrong arguments: every one is a typed error.
+// `from_bytes` makes tensors, not backends: the device is its context.
+#[allow(clippy::wrong_self_convention)]
 pub trait Backend: Clone + Debug + 'static {
     /// Its tensors.
     type Tensor: Tensor;
@@ -77,7 +79,8 @@ pub trait Backend: Clone + Debug + 'static {
     /// A tensor of little-endian row-major bytes (copied).
     ///
     /// # Errors
-    /// [`crate::Error::Bytes`] when the length is not what shape and type need.
+    /// [`crate::Error::Bytes`] when the length is not what shape and type need,
+    /// [`crate::Error::OutOfMemory`] for a shape that memory cannot hold.
     fn from_bytes(
         &self,
         bytes: &[u8],

@@ -12,6 +12,7 @@
 
 mod attention;
 mod backend;
+pub mod defaults;
 mod dtype;
 mod error;
 mod matrix;

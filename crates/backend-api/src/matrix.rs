@@ -169,6 +169,19 @@ impl GgmlKind {
         AffineSpec { bits, group_size }
     }
 
+    /// The code that stands for zero in the symmetric kinds, 0 in those with a minimum; see
+    /// [`crate::repack::dequantize_value`].
+    pub const fn zero_point(self) -> u8 {
+        match self {
+            Self::Q3K => 4,
+            Self::Q4_0 => 8,
+            Self::Q5_0 => 16,
+            Self::Q6K => 32,
+            Self::Q8_0 => 128,
+            Self::Q4_1 | Self::Q5_1 | Self::Q2K | Self::Q4K | Self::Q5K => 0,
+        }
+    }
+
     /// The name in GGUF tools: `Q4_0`, `Q4_K`, …
     pub const fn name(self) -> &'static str {
         match self {
@@ -195,6 +208,15 @@ impl PackedMatrix<'_> {
                 bits, group_size, ..
             } => Some(AffineSpec { bits, group_size }),
             PackedLayout::Ggml { kind, .. } => Some(kind.spec()),
+        }
+    }
+
+    /// The code that stands for zero where the format is symmetric, else 0; see
+    /// [`crate::repack::dequantize_value`].
+    pub fn zero_point(&self) -> u8 {
+        match self.layout {
+            PackedLayout::Ggml { kind, .. } => kind.zero_point(),
+            PackedLayout::Dense { .. } | PackedLayout::Affine { .. } => 0,
         }
     }
 }

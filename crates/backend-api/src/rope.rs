@@ -52,6 +52,20 @@ impl<T: Tensor> RopeAngles<T> {
         })
     }
 
+    /// The same angles on tensors made from these.
+    #[cfg(feature = "testing")]
+    pub(crate) fn map<U>(&self, f: impl Fn(&T) -> U) -> RopeAngles<U> {
+        RopeAngles {
+            positions: f(&self.positions),
+            inv_freqs: f(&self.inv_freqs),
+            cos: f(&self.cos),
+            sin: f(&self.sin),
+            interleaved: self.interleaved,
+            tokens: self.tokens,
+            freqs: self.freqs,
+        }
+    }
+
     /// Elements of a head that turn: `2 · freqs`.
     pub fn rotary_dim(&self) -> usize {
         2 * self.freqs
@@ -62,7 +76,7 @@ impl<T: Tensor> RopeAngles<T> {
     /// # Errors
     /// [`Error::Rank`], [`Error::Shape`], [`Error::DType`].
     pub fn check(&self, x: &T) -> Result<[usize; 3]> {
-        crate::tensor::require_float("rope", x)?;
+        crate::defaults::require_float("rope", x)?;
         let dims @ [n, _, d] = x.shape().dims("rope")?;
         if n != self.tokens || self.rotary_dim() > d {
             return Err(Error::Shape {
@@ -76,7 +90,10 @@ impl<T: Tensor> RopeAngles<T> {
 }
 
 /// RoPE out of primitives, in f32.
-pub(crate) fn rope_default<T: Tensor>(x: &T, angles: &RopeAngles<T>) -> Result<T> {
+///
+/// # Errors
+/// As [`Tensor::rope`].
+pub fn rope_default<T: Tensor>(x: &T, angles: &RopeAngles<T>) -> Result<T> {
     let [n, heads, d] = angles.check(x)?;
     let f = angles.freqs;
     let dtype = x.dtype();
@@ -231,7 +248,12 @@ mod tests {
         assert_eq!(plain[0], scaled[0]);
         assert_eq!(plain[31] / 8.0, scaled[31]);
         assert!(scaled.windows(2).all(|w| w[0] > w[1]));
-        assert!(scaled.iter().zip(&plain).any(|(s, p)| *s < *p && *s > p / 8.0));
+        assert!(
+            scaled
+                .iter()
+                .zip(&plain)
+                .any(|(s, p)| *s < *p && *s > p / 8.0)
+        );
     }
 
     #[test]

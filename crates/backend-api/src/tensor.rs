@@ -1,8 +1,7 @@
 use std::fmt::Debug;
 
 use crate::{
-    AttentionMask, BinaryOp, DType, Error, ReduceOp, Result, RopeAngles, Shape, UnaryOp, attention,
-    rope,
+    AttentionMask, BinaryOp, DType, Error, ReduceOp, Result, RopeAngles, Shape, UnaryOp, defaults,
 };
 
 /// An array on a device: about twenty required primitives, and fused operations with defaults.
@@ -13,6 +12,8 @@ use crate::{
 ///
 /// Arithmetic is in the tensor's own element type unless a method says otherwise; the fused
 /// operations that sum (norms, softmax, attention) sum in `f32`.
+// `from_bytes_like` takes the device from `self`.
+#[allow(clippy::wrong_self_convention)]
 pub trait Tensor: Clone + Debug + Send + 'static {
     /// The axes' lengths.
     fn shape(&self) -> Shape;
@@ -36,12 +37,7 @@ pub trait Tensor: Clone + Debug + Send + 'static {
     ///
     /// # Errors
     /// [`Error::Bytes`] when the length is not what shape and type need.
-    fn from_bytes_like(
-        &self,
-        bytes: &[u8],
-        dtype: DType,
-        shape: impl Into<Shape>,
-    ) -> Result<Self>;
+    fn from_bytes_like(&self, bytes: &[u8], dtype: DType, shape: impl Into<Shape>) -> Result<Self>;
 
     /// The same elements in another shape.
     ///
@@ -134,16 +130,7 @@ pub trait Tensor: Clone + Debug + Send + 'static {
     /// # Errors
     /// [`Error::Shape`] unless `weight` is a vector of the last axis' length, [`Error::DType`].
     fn rms_norm(&self, weight: &Self, eps: f32) -> Result<Self> {
-        let n = norm_len("rms_norm", self, weight)?;
-        let x = self.cast(DType::F32)?;
-        let axis = x.shape().rank() - 1;
-        let mean = x
-            .mul(&x)?
-            .reduce(ReduceOp::Sum, axis)?
-            .affine(1.0 / n as f64, f64::from(eps))?;
-        x.div(&mean.unary(UnaryOp::Sqrt)?)?
-            .mul(&weight.cast(DType::F32)?)?
-            .cast(self.dtype())
+        defaults::rms_norm(self, weight, eps)
     }
 
     /// LayerNorm over the last axis: `(x - mean) / sqrt(var + eps) * weight + bias`, in `f32` inside
@@ -153,25 +140,7 @@ pub trait Tensor: Clone + Debug + Send + 'static {
     /// [`Error::Shape`] unless `weight` and `bias` are vectors of the last axis' length,
     /// [`Error::DType`].
     fn layer_norm(&self, weight: &Self, bias: Option<&Self>, eps: f32) -> Result<Self> {
-        let n = norm_len("layer_norm", self, weight)? as f64;
-        if let Some(bias) = bias {
-            norm_len("layer_norm", self, bias)?;
-        }
-        let x = self.cast(DType::F32)?;
-        let axis = x.shape().rank() - 1;
-        let x = x.sub(&x.reduce(ReduceOp::Sum, axis)?.affine(1.0 / n, 0.0)?)?;
-        let var = x
-            .mul(&x)?
-            .reduce(ReduceOp::Sum, axis)?
-            .affine(1.0 / n, f64::from(eps))?;
-        let y = x
-            .div(&var.unary(UnaryOp::Sqrt)?)?
-            .mul(&weight.cast(DType::F32)?)?;
-        match bias {
-            Some(bias) => y.add(&bias.cast(DType::F32)?)?,
-            None => y,
-        }
-        .cast(self.dtype())
+        defaults::layer_norm(self, weight, bias, eps)
     }
 
     /// Rotary position embedding of `[tokens, heads, head_dim]` (Su et al. 2021): the first
@@ -180,7 +149,7 @@ pub trait Tensor: Clone + Debug + Send + 'static {
     /// # Errors
     /// [`Error::Shape`] when the token counts differ or the angles cover more than a head.
     fn rope(&self, angles: &RopeAngles<Self>) -> Result<Self> {
-        rope::rope_default(self, angles)
+        defaults::rope(self, angles)
     }
 
     /// Scaled dot-product attention with grouped queries: `self` is the queries
@@ -192,7 +161,7 @@ pub trait Tensor: Clone + Debug + Send + 'static {
     /// [`Error::Shape`] when heads, lengths or head sizes do not fit; [`Error::DType`] when element
     /// types differ.
     fn attention(&self, k: &Self, v: &Self, mask: AttentionMask, scale: f32) -> Result<Self> {
-        attention::attention_default(self, k, v, mask, scale)
+        defaults::attention(self, k, v, mask, scale)
     }
 
     /// `silu(self) * up`, where `silu(x) = x / (1 + e^-x)` (SwiGLU, Shazeer 2020).
@@ -200,15 +169,7 @@ pub trait Tensor: Clone + Debug + Send + 'static {
     /// # Errors
     /// As [`Tensor::binary`].
     fn silu_mul(&self, up: &Self) -> Result<Self> {
-        same_float("silu_mul", self, up)?;
-        let x = self.cast(DType::F32)?;
-        let denominator = x
-            .unary(UnaryOp::Neg)?
-            .unary(UnaryOp::Exp)?
-            .affine(1.0, 1.0)?;
-        x.div(&denominator)?
-            .mul(&up.cast(DType::F32)?)?
-            .cast(self.dtype())
+        defaults::silu_mul(self, up)
     }
 
     /// `gelu(self) * up` with the tanh form of GELU (Hendrycks and Gimpel 2016).
@@ -216,14 +177,7 @@ pub trait Tensor: Clone + Debug + Send + 'static {
     /// # Errors
     /// As [`Tensor::binary`].
     fn gelu_tanh_mul(&self, up: &Self) -> Result<Self> {
-        same_float("gelu_tanh_mul", self, up)?;
-        let x = self.cast(DType::F32)?;
-        let cube = x.mul(&x)?.mul(&x)?.affine(0.044715, 0.0)?;
-        let root = (2.0 / std::f64::consts::PI).sqrt();
-        let t = x.add(&cube)?.affine(root, 0.0)?.unary(UnaryOp::Tanh)?;
-        x.mul(&t.affine(0.5, 0.5)?)?
-            .mul(&up.cast(DType::F32)?)?
-            .cast(self.dtype())
+        defaults::gelu_tanh_mul(self, up)
     }
 
     /// Softmax over the last axis, in `f32` inside.
@@ -231,14 +185,7 @@ pub trait Tensor: Clone + Debug + Send + 'static {
     /// # Errors
     /// [`Error::Rank`] for a scalar, [`Error::DType`] unless floating-point.
     fn softmax(&self) -> Result<Self> {
-        self.shape().last("softmax")?;
-        require_float("softmax", self)?;
-        let axis = self.shape().rank() - 1;
-        let x = self.cast(DType::F32)?;
-        let e = x
-            .sub(&x.reduce(ReduceOp::Max, axis)?)?
-            .unary(UnaryOp::Exp)?;
-        e.div(&e.reduce(ReduceOp::Sum, axis)?)?.cast(self.dtype())
+        defaults::softmax(self)
     }
 
     /// Positions of the largest elements of the last axis, as `U32` without that axis; the lowest
@@ -247,11 +194,7 @@ pub trait Tensor: Clone + Debug + Send + 'static {
     /// # Errors
     /// As [`Tensor::reduce`].
     fn argmax(&self) -> Result<Self> {
-        self.shape().last("argmax")?;
-        let shape = self.shape();
-        let axis = shape.rank() - 1;
-        let dims = Shape::new(&shape.as_slice()[..axis])?;
-        self.reduce(ReduceOp::ArgMax, axis)?.reshape(dims)
+        defaults::argmax(self)
     }
 
     /// The `k` largest elements of the last axis in falling order and their positions (`U32`); the
@@ -263,7 +206,7 @@ pub trait Tensor: Clone + Debug + Send + 'static {
     fn top_k(&self, k: usize) -> Result<(Self, Self)> {
         let shape = self.shape();
         let n = shape.last("top_k")?;
-        require_float("top_k", self)?;
+        defaults::require_float("top_k", self)?;
         if k > n {
             return Err(Error::OutOfRange {
                 op: "top_k",
@@ -365,45 +308,4 @@ pub trait Tensor: Clone + Debug + Send + 'static {
             .map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]))
             .collect())
     }
-}
-
-/// Checks a norm's operands; gives the length of the normalized axis.
-pub(crate) fn norm_len<T: Tensor>(op: &'static str, x: &T, weight: &T) -> Result<usize> {
-    require_float(op, x)?;
-    require_float(op, weight)?;
-    let n = x.shape().last(op)?;
-    if weight.shape() != Shape::from([n]) {
-        return Err(Error::Shape {
-            op,
-            lhs: x.shape(),
-            rhs: weight.shape(),
-        });
-    }
-    Ok(n)
-}
-
-/// Refuses integers.
-pub(crate) fn require_float<T: Tensor>(op: &'static str, x: &T) -> Result<()> {
-    if x.dtype().is_float() {
-        return Ok(());
-    }
-    Err(Error::DType {
-        op,
-        got: x.dtype(),
-        expected: "a floating-point type",
-    })
-}
-
-/// Refuses integers and unlike element types.
-pub(crate) fn same_float<T: Tensor>(op: &'static str, a: &T, b: &T) -> Result<()> {
-    require_float(op, a)?;
-    require_float(op, b)?;
-    if a.dtype() == b.dtype() {
-        return Ok(());
-    }
-    Err(Error::DType {
-        op,
-        got: b.dtype(),
-        expected: a.dtype().name(),
-    })
 }

@@ -1,1 +1,89 @@
-//! x
+//! Biplane's MLX backend, through mlx-rs: [`MlxBackend`], [`MlxTensor`], [`MlxMatrix`].
+//!
+//! Operations are lazy: they check their arguments, add a node to MLX's graph and return. The graph
+//! is computed by [`Tensor::to_bytes`](biplane_backend::Tensor::to_bytes),
+//! [`Backend::eval`] and [`Backend::async_eval`], on the thread that built it.
+//!
+//! An operation that fails while the graph is computed gives its error once, where it is waited for;
+//! MLX then takes the failed tensors for computed. Drop what depends on them.
+//!
+//! MLX itself does not survive some wrong calls (it reads beyond a tensor in a gather, divides by
+//! zero in a quantized product of no rows, writes through null when memory runs out), so nothing
+//! reaches it unchecked: every result is made by `MlxTensor::make`, which refuses what cannot be
+//! held and computes no tensor without elements.
+
+mod alloc;
+mod device;
+mod error;
+mod fused;
+mod layout;
+mod matrix;
+mod ops;
+mod pack;
+mod tensor;
+
+pub use matrix::MlxMatrix;
+pub use tensor::MlxTensor;
+
+use biplane_backend::{Backend, DType, Device, MemoryStats, PackedMatrix, Result, Shape};
+use mlx_rs::{memory, transforms};
+
+use crate::error::{NAME, failed};
+
+/// MLX on one device.
+///
+/// [`Backend::new`] makes the device the calling thread's default: use one device a thread.
+#[derive(Clone, Debug)]
+pub struct MlxBackend {
+    device: Device,
+}
+
+impl Backend for MlxBackend {
+    type Tensor = MlxTensor;
+    type Matrix = MlxMatrix;
+
+    const NAME: &'static str = NAME;
+
+    fn new(device: Device) -> Result<Self> {
+        Ok(MlxBackend {
+            device: device::open(device)?,
+        })
+    }
+
+    fn device(&self) -> Device {
+        self.device
+    }
+
+    fn zeros(&self, shape: impl Into<Shape>, dtype: DType) -> Result<MlxTensor> {
+        MlxTensor::zeros(shape.into(), dtype, self.device)
+    }
+
+    fn from_bytes(&self, bytes: &[u8], dtype: DType, shape: impl Into<Shape>) -> Result<MlxTensor> {
+        MlxTensor::from_bytes("from_bytes", bytes, dtype, shape.into(), self.device)
+    }
+
+    fn load_matrix(&self, packed: &PackedMatrix<'_>, activations: DType) -> Result<MlxMatrix> {
+        pack::load(packed, activations, self.device)
+    }
+
+    fn eval(&self, tensors: &[&MlxTensor]) -> Result<()> {
+        transforms::eval(tensors.iter().map(|t| t.array())).map_err(failed("eval"))
+    }
+
+    fn async_eval(&self, tensors: &[&MlxTensor]) -> Result<()> {
+        transforms::async_eval(tensors.iter().map(|t| t.array())).map_err(failed("async_eval"))
+    }
+
+    /// Of the whole process, on every device.
+    fn memory(&self) -> MemoryStats {
+        MemoryStats {
+            active: memory::active_memory().unwrap_or_default(),
+            cached: memory::cache_memory().unwrap_or_default(),
+            peak: memory::peak_memory().unwrap_or_default(),
+        }
+    }
+
+    fn release_cached(&self) -> Result<()> {
+        memory::clear_cache().map_err(failed("release_cached"))
+    }
+}

@@ -1,1 +1,37 @@
-//! x
+//! Run language models on your own machine, from Rust, on two engines: candle (CPU, CUDA, Metal) and
+//! Apple's MLX. The same model code runs on both; a Cargo feature brings an engine, and
+//! [`ModelBuilder::with_backend`] chooses one.
+//!
+//! ```no_run
+//! # async fn example() -> biplane::Result<()> {
+//! use biplane::{Message, ModelBuilder};
+//!
+//! let model = ModelBuilder::starter().build().await?;
+//! let answer = model.chat(&[Message::new("user", "Why is the sky blue?")]).await?;
+//! println!("{} ({:.1} tokens/s)", answer.text, answer.tokens_per_second);
+//! # Ok(())
+//! # }
+//! ```
+
+mod backends;
+pub mod bench;
+mod engine;
+mod error;
+mod generation;
+pub mod hub;
+pub mod memory;
+mod model;
+mod sampling;
+pub mod template;
+pub mod tokenizer;
+
+pub use backends::{BackendKind, set_threads};
+pub use biplane_backend::{DType, Device, Error as BackendError};
+pub use biplane_models::{
+    Error as ModelError, ModelInfo, ModelRunner, SlotId, SpanOutput, SpanPlan, StepPlan, Want,
+};
+pub use error::{Error, Result};
+pub use generation::{Event, FinishReason, Request, Response, Timings};
+pub use model::{Model, ModelBuilder, Progress};
+pub use sampling::{Sampler, SamplingParams};
+pub use template::Message;

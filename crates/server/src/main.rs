@@ -1,1 +1,36 @@
-fn main() {}
+//! The program `biplane`.
+
+mod bench;
+mod cli;
+mod report;
+mod run;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    let filter = EnvFilter::try_from_env("BIPLANE_LOG").unwrap_or_else(|_| {
+        EnvFilter::new(match cli.verbose {
+            0 => "warn",
+            1 => "info,hyper=warn",
+            _ => "debug",
+        })
+    });
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .compact()
+        .init();
+    let result = match cli.command {
+        cli::Command::Run(args) => run::run(args),
+        cli::Command::Bench(args) => bench::bench(args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => report::failure(&error),
+    }
+}

@@ -1,28 +1,38 @@
 //! The one canonical quantized form, and every checkpoint format read as it: pure functions over
 //! bytes, without a backend.
-use crate::{AffineSpec, PackedMatrix, Result};
-use std::ops::Range;
+//!
+//! # Exactness
+//! [`dequantize_rows`] gives bit for bit what the formats' own tools give in `f32`: gguf-py for
+//! GGML's blocks, MLX (with `f32` scales) for affine groups. The rule is [`dequantize_value`].
+//!
+//! A backend that keeps codes, `f32` scales and `f32` biases may compute `scale · q + bias` with or
+//! without a fused multiply-add: for every GGML kind and for MLX files with `f16` or `bf16` scales
+//! the product fits the 24 bits of an `f32` (11 bits of the half, at most 7 of a block's scale and 6
+//! of a code, or 11 and 8), so both equal [`dequantize_value`] up to the sign of a zero. Only MLX
+//! files with `f32` scales tell them apart: there product and sum are rounded separately.
 
-/// Canonical rows: codes one a byte, scales and biases one a group.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct CanonicalRows {
-    /// `[rows, in]`
-    pub codes: Vec<u8>,
-    /// `[rows, in / group_size]`
-    pub scales: Vec<f32>,
-    /// `[rows, in / group_size]`
-    pub biases: Vec<f32>,
-}
+mod codes;
+mod floats;
+mod ggml;
+mod quantize;
+mod rows;
+mod validate;
 
-impl PackedMatrix<'_> {
-    /// Checks every length against shape and format, with checked arithmetic.
-    pub fn validate(&self) -> Result<()> { unimplemented!() }
+pub use codes::{pack_codes, unpack_codes};
+pub use quantize::quantize_rows;
+pub use rows::{CanonicalRows, canonical_rows, dequantize_rows, dequantize_value};
+
+#[cfg(test)]
+mod golden;
+#[cfg(test)]
+mod tests;
+
+use crate::Error;
+
+/// [`Error::Weight`] with a reason.
+fn bad(name: &str, reason: String) -> Error {
+    Error::Weight {
+        name: name.into(),
+        reason,
+    }
 }
-/// Reads rows of a quantized matrix as canonical form into `out` (its buffers are reused).
-pub fn canonical_rows(_m: &PackedMatrix<'_>, _rows: Range<usize>, _out: &mut CanonicalRows) -> Result<()> { unimplemented!() }
-/// Values of rows of any matrix as f32: `scale * q + bias`, multiplied and added separately.
-pub fn dequantize_rows(_m: &PackedMatrix<'_>, _rows: Range<usize>, _out: &mut [f32]) -> Result<()> { unimplemented!() }
-/// Quantizes f32 rows of length `cols` to canonical form (min-max affine, as MLX does).
-pub fn quantize_rows(_values: &[f32], _cols: usize, _spec: AffineSpec, _out: &mut CanonicalRows) -> Result<()> { unimplemented!() }
-/// Packs codes (one a byte) into MLX's little-endian 32-bit words.
-pub fn pack_codes(_codes: &[u8], _bits: u8, _out: &mut Vec<u32>) -> Result<()> { unimplemented!() }

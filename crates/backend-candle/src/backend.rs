@@ -1,0 +1,131 @@
+//! Opening a device and bringing bytes to it.
+
+use biplane_backend::{Backend, DType, Device, Error, PackedMatrix, Result, Shape};
+use candle_core::utils::{cuda_is_available, metal_is_available};
+
+use crate::{CandleMatrix, CandleTensor, NAME, bytes, bytes::candle_dtype, failed, memory};
+
+/// candle on one device.
+#[derive(Clone, Debug)]
+pub struct CandleBackend {
+    device: Device,
+    inner: candle_core::Device,
+}
+
+impl CandleBackend {
+    fn open(device: Device) -> Result<Self> {
+        let opened = match device {
+            Device::Auto => return Ok(Self::fastest()),
+            Device::Cpu => Ok(candle_core::Device::Cpu),
+            Device::Cuda(_) if !cuda_is_available() => return Err(not_built(device, "cuda")),
+            Device::Metal if !metal_is_available() => return Err(not_built(device, "metal")),
+            Device::Cuda(n) => candle_core::Device::new_cuda(n),
+            Device::Metal => candle_core::Device::new_metal(0),
+        };
+        let inner = opened.map_err(|e| Error::Unsupported {
+            backend: NAME,
+            what: format!("open device {device} ({e})"),
+            instead: "use another device, such as cpu".into(),
+        })?;
+        Ok(CandleBackend { device, inner })
+    }
+
+    /// The first GPU this build supports and the machine has, else the processor.
+    fn fastest() -> Self {
+        for device in [Device::Cuda(0), Device::Metal] {
+            match Self::open(device) {
+                Ok(backend) => return backend,
+                Err(e) => tracing::debug!("not using {device}: {e}"),
+            }
+        }
+        CandleBackend {
+            device: Device::Cpu,
+            inner: candle_core::Device::Cpu,
+        }
+    }
+}
+
+fn not_built(device: Device, feature: &str) -> Error {
+    Error::Unsupported {
+        backend: NAME,
+        what: format!("use device {device} in this build"),
+        instead: format!("build with `--features {feature}` or use cpu"),
+    }
+}
+
+impl Backend for CandleBackend {
+    type Tensor = CandleTensor;
+    type Matrix = CandleMatrix;
+
+    const NAME: &'static str = NAME;
+
+    fn new(device: Device) -> Result<Self> {
+        Self::open(device)
+    }
+
+    fn device(&self) -> Device {
+        self.device
+    }
+
+    fn zeros(&self, shape: impl Into<Shape>, dtype: DType) -> Result<CandleTensor> {
+        let shape = shape.into();
+        memory::check(shape, dtype, &self.inner)?;
+        candle_core::Tensor::zeros(shape.as_slice(), candle_dtype(dtype), &self.inner)
+            .map(|t| CandleTensor::new(t, shape, dtype))
+            .map_err(failed("zeros"))
+    }
+
+    fn from_bytes(
+        &self,
+        bytes: &[u8],
+        dtype: DType,
+        shape: impl Into<Shape>,
+    ) -> Result<CandleTensor> {
+        let shape = shape.into();
+        let tensor = bytes::from_bytes(bytes, dtype, shape, &self.inner)?;
+        Ok(CandleTensor::new(tensor, shape, dtype))
+    }
+
+    fn load_matrix(&self, packed: &PackedMatrix<'_>, activations: DType) -> Result<CandleMatrix> {
+        CandleMatrix::load(packed, activations, &self.inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_that_is_not_built_in_names_its_feature() {
+        assert_eq!(
+            CandleBackend::new(Device::Cpu).unwrap().device(),
+            Device::Cpu
+        );
+        assert_ne!(
+            CandleBackend::new(Device::Auto).unwrap().device(),
+            Device::Auto
+        );
+        if !cuda_is_available() {
+            let error = CandleBackend::new(Device::Cuda(1)).unwrap_err();
+            assert!(matches!(error, Error::Unsupported { .. }));
+            assert!(error.to_string().contains("--features cuda"), "{error}");
+        }
+    }
+
+    #[test]
+    fn wrong_bytes_and_absurd_shapes_are_errors() {
+        let b = CandleBackend::new(Device::Cpu).unwrap();
+        assert!(matches!(
+            b.from_bytes(&[0; 7], DType::F32, [2]),
+            Err(Error::Bytes {
+                expected: 8,
+                got: 7,
+                ..
+            })
+        ));
+        assert!(matches!(
+            b.zeros([1 << 31, 1 << 31], DType::F32),
+            Err(Error::OutOfMemory { .. })
+        ));
+    }
+}

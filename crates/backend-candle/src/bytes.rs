@@ -1,0 +1,98 @@
+//! Element types, and tensors to and from bytes.
+
+use biplane_backend::{DType, Error, Result, Shape};
+use bytemuck::{AnyBitPattern, NoUninit};
+use candle_core::{CpuStorage, Device, Storage, Tensor, WithDType};
+use half::{bf16, f16};
+
+use crate::{NAME, failed, memory};
+
+// Bytes are little-endian by contract; here they are the machine's.
+const _: () = assert!(cfg!(target_endian = "little"));
+
+/// candle's name of an element type.
+pub(crate) fn candle_dtype(dtype: DType) -> candle_core::DType {
+    match dtype {
+        DType::F32 => candle_core::DType::F32,
+        DType::F16 => candle_core::DType::F16,
+        DType::BF16 => candle_core::DType::BF16,
+        DType::U32 => candle_core::DType::U32,
+        DType::I32 => candle_core::DType::I32,
+        DType::U8 => candle_core::DType::U8,
+    }
+}
+
+/// A tensor of little-endian row-major bytes, however aligned.
+pub(crate) fn from_bytes(
+    bytes: &[u8],
+    dtype: DType,
+    shape: Shape,
+    device: &Device,
+) -> Result<Tensor> {
+    let op = "from_bytes";
+    let expected = shape.numel().saturating_mul(dtype.size());
+    if bytes.len() != expected {
+        return Err(Error::Bytes {
+            op,
+            expected,
+            got: bytes.len(),
+        });
+    }
+    memory::check(shape, dtype, device)?;
+    match dtype {
+        DType::F32 => elements::<f32>(bytes, shape, device),
+        DType::F16 => elements::<f16>(bytes, shape, device),
+        DType::BF16 => elements::<bf16>(bytes, shape, device),
+        DType::U32 => elements::<u32>(bytes, shape, device),
+        DType::I32 => elements::<i32>(bytes, shape, device),
+        DType::U8 => elements::<u8>(bytes, shape, device),
+    }
+}
+
+fn elements<T: AnyBitPattern + WithDType>(
+    bytes: &[u8],
+    shape: Shape,
+    device: &Device,
+) -> Result<Tensor> {
+    let size = size_of::<T>();
+    let mut values = memory::reserve::<T>(bytes.len() / size)?;
+    values.extend(
+        bytes
+            .chunks_exact(size)
+            .map(bytemuck::pod_read_unaligned::<T>),
+    );
+    Tensor::from_vec(values, shape.as_slice(), device).map_err(failed("from_bytes"))
+}
+
+/// Row-major little-endian bytes.
+pub(crate) fn to_bytes(tensor: &Tensor) -> Result<Vec<u8>> {
+    let op = "to_bytes";
+    if tensor.elem_count() == 0 {
+        return Ok(Vec::new());
+    }
+    let tensor = tensor
+        .to_device(&Device::Cpu)
+        .and_then(|t| t.contiguous())
+        .map_err(failed(op))?;
+    let (storage, layout) = tensor.storage_and_layout();
+    let start = layout.start_offset();
+    let range = start..start + tensor.elem_count();
+    let bytes = match &*storage {
+        Storage::Cpu(CpuStorage::F32(v)) => copied(v.get(range)),
+        Storage::Cpu(CpuStorage::F16(v)) => copied(v.get(range)),
+        Storage::Cpu(CpuStorage::BF16(v)) => copied(v.get(range)),
+        Storage::Cpu(CpuStorage::U32(v)) => copied(v.get(range)),
+        Storage::Cpu(CpuStorage::I32(v)) => copied(v.get(range)),
+        Storage::Cpu(CpuStorage::U8(v)) => copied(v.get(range)),
+        _ => None,
+    };
+    bytes.ok_or_else(|| Error::Backend {
+        backend: NAME,
+        op,
+        message: format!("a {:?} tensor has no such bytes", tensor.dtype()),
+    })
+}
+
+fn copied<T: NoUninit>(values: Option<&[T]>) -> Option<Vec<u8>> {
+    Some(bytemuck::cast_slice(values?).to_vec())
+}

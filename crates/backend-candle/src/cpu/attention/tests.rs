@@ -1,0 +1,177 @@
+use super::*;
+
+/// Heads' keys and values head-major with spare capacity, queries token-major: as the cache and a
+/// projection give them.
+struct Case {
+    shape: AttentionShape,
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+    capacity: usize,
+}
+
+fn noise(n: usize, seed: u32) -> Vec<f32> {
+    let mut state = seed;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+    };
+    (0..n).map(|_| next()).collect()
+}
+
+impl Case {
+    fn new(heads: usize, kv_heads: usize, q_len: usize, kv_len: usize, head_dim: usize) -> Case {
+        let capacity = kv_len + 3;
+        let mut k = noise(kv_heads * capacity * head_dim, 2);
+        // What lies beyond the keys must not be read into a result.
+        for head in k.chunks_mut(capacity * head_dim) {
+            head[kv_len * head_dim..].fill(f32::NAN);
+        }
+        Case {
+            shape: AttentionShape {
+                heads,
+                kv_heads,
+                q_len,
+                kv_len,
+                head_dim,
+            },
+            q: noise(q_len * heads * head_dim, 1),
+            k,
+            v: noise(kv_heads * capacity * head_dim, 3),
+            capacity,
+        }
+    }
+
+    /// Attention of queries `from ..` of the last `to` positions, as a chunked prefill would call it.
+    fn run(&self, isa: Isa, mask: AttentionMask, from: usize, to: usize) -> Vec<f32> {
+        let AttentionShape {
+            heads,
+            q_len,
+            kv_len,
+            head_dim,
+            ..
+        } = self.shape;
+        let token = heads * head_dim;
+        let shape = AttentionShape {
+            q_len: to - from,
+            kv_len: kv_len - q_len + to,
+            ..self.shape
+        };
+        let q = Strided {
+            data: &self.q[from * token..],
+            head_stride: head_dim,
+            token_stride: token,
+        };
+        let cached = |data| Strided {
+            data,
+            head_stride: self.capacity * head_dim,
+            token_stride: head_dim,
+        };
+        let mut out = vec![f32::NAN; (to - from) * token];
+        attention_with(
+            isa,
+            q,
+            cached(&self.k),
+            cached(&self.v),
+            shape,
+            mask,
+            0.3,
+            &mut out,
+        );
+        out
+    }
+
+    fn reference(&self, mask: AttentionMask) -> Vec<f64> {
+        let AttentionShape {
+            heads,
+            kv_heads,
+            q_len,
+            kv_len,
+            head_dim,
+        } = self.shape;
+        let mut out = vec![0.0; q_len * heads * head_dim];
+        for (i, out) in out.chunks_mut(head_dim).enumerate() {
+            let (token, head) = (i / heads, i % heads);
+            let q = &self.q[i * head_dim..][..head_dim];
+            let row = |x: &[f32], j: usize, d: usize| {
+                f64::from(x[(head / (heads / kv_heads) * self.capacity + j) * head_dim + d])
+            };
+            let mut sum = 0.0;
+            for j in mask.visible(token, q_len, kv_len) {
+                let dot: f64 = (0..head_dim)
+                    .map(|d| f64::from(q[d]) * row(&self.k, j, d))
+                    .sum();
+                let p = (dot * f64::from(0.3f32)).exp();
+                sum += p;
+                for d in 0..head_dim {
+                    out[d] += p * row(&self.v, j, d);
+                }
+            }
+            out.iter_mut().for_each(|x| *x /= sum);
+        }
+        out
+    }
+}
+
+const MASKS: [AttentionMask; 4] = [
+    AttentionMask::None,
+    AttentionMask::Causal,
+    AttentionMask::SlidingWindow(5),
+    AttentionMask::SlidingWindow(90),
+];
+
+#[test]
+fn equals_the_definition() {
+    for (heads, kv_heads, q_len, kv_len, d) in [
+        (9, 3, 1, 200, 64),
+        (4, 1, 37, 150, 32),
+        (3, 3, 5, 5, 80),
+        (6, 2, 70, 131, 13),
+        (2, 1, 1, 1, 4),
+        (8, 2, 29, 97, 104),
+    ] {
+        let case = Case::new(heads, kv_heads, q_len, kv_len, d);
+        for mask in MASKS {
+            let want = case.reference(mask);
+            for &isa in Isa::available() {
+                let got = case.run(isa, mask, 0, q_len);
+                for (got, want) in got.iter().zip(&want) {
+                    let diff = (f64::from(*got) - want).abs();
+                    assert!(
+                        diff < 3e-6,
+                        "{isa:?} {:?} {mask:?}: {got} {want}",
+                        case.shape
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_query_does_not_depend_on_the_others_of_its_call() {
+    let (q_len, heads, d) = (67, 6, 40);
+    let case = Case::new(heads, 2, q_len, 150, d);
+    for &isa in Isa::available() {
+        for mask in &MASKS[1..] {
+            let whole = case.run(isa, *mask, 0, q_len);
+            for chunk in [1, 2, 5, 33] {
+                let mut parts = Vec::new();
+                for from in (0..q_len).step_by(chunk) {
+                    parts.extend(case.run(isa, *mask, from, q_len.min(from + chunk)));
+                }
+                assert!(parts == whole, "{isa:?} {mask:?} in chunks of {chunk}");
+            }
+        }
+    }
+}
+
+#[test]
+fn later_keys_do_not_leak_into_earlier_queries() {
+    let mut case = Case::new(2, 1, 12, 40, 16);
+    let clean = case.run(Isa::get(), AttentionMask::Causal, 0, 11);
+    case.v[39 * 16..40 * 16].fill(f32::NAN);
+    case.k[39 * 16..40 * 16].fill(f32::INFINITY);
+    let all = case.run(Isa::get(), AttentionMask::Causal, 0, 12);
+    assert_eq!(all[..clean.len()], clean);
+}

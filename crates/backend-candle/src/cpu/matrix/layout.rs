@@ -1,0 +1,246 @@
+use biplane_backend::{DType, Error, GgmlKind, PackedLayout, PackedMatrix, Result};
+
+use super::codec::{self, Codec, PANEL};
+
+/// How elements are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Format {
+    /// Codes of `bits` bits in blocks of `block` elements.
+    Codes {
+        bits: usize,
+        block: usize,
+    },
+    F32,
+    F16,
+    BF16,
+}
+
+/// Calls `$body` with `$C` the codec type of a format.
+macro_rules! with_codec {
+    ($format:expr, $C:ident => $body:expr) => {{
+        use $crate::cpu::matrix::codec::{Codes, DenseF32, DenseHalf};
+        macro_rules! run {
+            ($t:ty) => {{
+                type $C = $t;
+                $body
+            }};
+        }
+        match $format {
+            Format::Codes { bits: 2, block: 16 } => run!(Codes<2, 16>),
+            Format::Codes { bits: 4, block: 16 } => run!(Codes<4, 16>),
+            Format::Codes { bits: 6, block: 16 } => run!(Codes<6, 16>),
+            Format::Codes { bits: 8, block: 16 } => run!(Codes<8, 16>),
+            Format::Codes { bits: 2, .. } => run!(Codes<2, 32>),
+            Format::Codes { bits: 3, .. } => run!(Codes<3, 32>),
+            Format::Codes { bits: 4, .. } => run!(Codes<4, 32>),
+            Format::Codes { bits: 5, .. } => run!(Codes<5, 32>),
+            Format::Codes { bits: 6, .. } => run!(Codes<6, 32>),
+            Format::Codes { .. } => run!(Codes<8, 32>),
+            Format::F32 => run!(DenseF32),
+            Format::F16 => run!(DenseHalf<false>),
+            Format::BF16 => run!(DenseHalf<true>),
+        }
+    }};
+}
+pub(super) use with_codec;
+
+/// What a group's scales (and biases) are stored as: the narrowest type that holds them exactly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ScaleType {
+    F32,
+    F16,
+    BF16,
+}
+
+/// What a group adds to its codes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Bias {
+    /// A number of its own.
+    Stored,
+    /// `-zero · scale`: codes count from `zero`, and nothing is stored.
+    ZeroPoint(u8),
+}
+
+/// Scales and biases of a quantized matrix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Scaling {
+    pub ty: ScaleType,
+    pub bias: Bias,
+}
+
+/// Where everything is in a packed matrix.
+///
+/// The matrix is panels of [`PANEL`] rows; a panel is groups; a group is its scales `[PANEL]`, its
+/// biases `[PANEL]` if stored, and its blocks. Missing rows and elements are zeros.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Layout {
+    pub rows: usize,
+    pub cols: usize,
+    pub format: Format,
+    /// `None` for dense elements.
+    pub scaling: Option<Scaling>,
+    /// Elements of a row in a group.
+    pub group: usize,
+}
+
+impl Layout {
+    /// The layout for a checkpoint's matrix.
+    ///
+    /// # Errors
+    /// [`Error::Weight`] for formats that do not exist.
+    pub fn of(m: &PackedMatrix<'_>) -> Result<Layout> {
+        let bad = |reason: String| Error::Weight {
+            name: m.name.into(),
+            reason,
+        };
+        let ty = |dtype| match dtype {
+            DType::F32 => Ok((Format::F32, ScaleType::F32)),
+            DType::F16 => Ok((Format::F16, ScaleType::F16)),
+            DType::BF16 => Ok((Format::BF16, ScaleType::BF16)),
+            _ => Err(bad(format!(
+                "element type {dtype}, expected f32, f16 or bf16"
+            ))),
+        };
+        let [rows, cols] = m.shape;
+        let (format, scaling, group) = match (m.layout, m.spec()) {
+            (PackedLayout::Dense { dtype, .. }, _)
+            | (
+                PackedLayout::Affine {
+                    scale_dtype: dtype, ..
+                },
+                None,
+            ) => {
+                let format = ty(dtype)?.0;
+                (format, None, with_codec!(format, C => C::BLOCK))
+            }
+            (
+                PackedLayout::Affine {
+                    scale_dtype,
+                    bits,
+                    group_size,
+                    ..
+                },
+                _,
+            ) => {
+                let scaling = Scaling {
+                    ty: ty(scale_dtype)?.1,
+                    bias: Bias::Stored,
+                };
+                (
+                    codes(bits, group_size).map_err(bad)?,
+                    Some(scaling),
+                    group_size,
+                )
+            }
+            (PackedLayout::Ggml { kind, .. }, _) => {
+                let spec = kind.spec();
+                let format = codes(spec.bits, spec.group_size).map_err(bad)?;
+                let bias = match m.zero_point() {
+                    0 => Bias::Stored,
+                    zero => Bias::ZeroPoint(zero),
+                };
+                let scaling = Scaling {
+                    ty: ggml_scale_type(kind),
+                    bias,
+                };
+                (format, Some(scaling), spec.group_size)
+            }
+        };
+        Ok(Layout {
+            rows,
+            cols,
+            format,
+            scaling,
+            group,
+        })
+    }
+
+    /// Number of panels.
+    pub fn panels(&self) -> usize {
+        self.rows.div_ceil(PANEL)
+    }
+
+    /// Number of groups of a row.
+    pub fn groups(&self) -> usize {
+        self.cols.div_ceil(self.group)
+    }
+
+    /// Elements of a row in a block.
+    pub fn block(&self) -> usize {
+        with_codec!(self.format, C => C::BLOCK)
+    }
+
+    /// Blocks of a group.
+    pub fn group_blocks(&self) -> usize {
+        self.group / self.block()
+    }
+
+    /// Blocks of a row.
+    pub fn blocks(&self) -> usize {
+        self.groups() * self.group_blocks()
+    }
+
+    /// Words of a panel's scales of one group.
+    pub fn scale_words(&self) -> usize {
+        match self.scaling.map(|s| s.ty) {
+            None => 0,
+            Some(ScaleType::F32) => PANEL,
+            Some(_) => PANEL / 2,
+        }
+    }
+
+    /// Words before a group's first block.
+    pub fn header_words(&self) -> usize {
+        match self.scaling {
+            Some(Scaling {
+                bias: Bias::Stored, ..
+            }) => 2 * self.scale_words(),
+            _ => self.scale_words(),
+        }
+    }
+
+    /// Words of a group of a panel.
+    pub fn group_words(&self) -> usize {
+        let block = with_codec!(self.format, C => C::WORDS);
+        self.header_words() + self.group_blocks() * block
+    }
+
+    /// Words of a panel.
+    pub fn panel_words(&self) -> usize {
+        self.groups() * self.group_words()
+    }
+}
+
+/// The format that holds codes of `bits` in groups of `group`, in the narrowest width there is.
+fn codes(bits: u8, group: usize) -> std::result::Result<Format, String> {
+    let wide = usize::from(bits);
+    match (bits, group) {
+        // Blocks of 16 with odd widths would end within a word.
+        (3 | 5, 16) => Ok(Format::Codes {
+            bits: wide + 1,
+            block: 16,
+        }),
+        (2 | 4 | 6 | 8, 16) => Ok(Format::Codes {
+            bits: wide,
+            block: 16,
+        }),
+        (2..=6 | 8, 32 | 64 | 128) => Ok(Format::Codes {
+            bits: wide,
+            block: codec::PANEL,
+        }),
+        _ => Err(format!(
+            "{bits} bits in groups of {group}; requantize to 4 or 8 bits in groups of 32"
+        )),
+    }
+}
+
+/// The type that holds a block format's scales, as `repack` reads them, exactly.
+fn ggml_scale_type(kind: GgmlKind) -> ScaleType {
+    match kind {
+        GgmlKind::Q4_0 | GgmlKind::Q4_1 | GgmlKind::Q5_0 | GgmlKind::Q5_1 | GgmlKind::Q8_0 => {
+            ScaleType::F16
+        }
+        // A half times a small integer.
+        _ => ScaleType::F32,
+    }
+}

@@ -1,0 +1,150 @@
+use std::sync::Mutex;
+
+use biplane_backend::repack::{CanonicalRows, canonical_rows};
+use biplane_backend::{Error, PackedLayout, PackedMatrix, Result};
+use half::{bf16, f16};
+
+use crate::cpu::pool;
+
+use super::Line;
+use super::codec::{Codec, PANEL, halves_mut};
+use super::layout::{Bias, Format, Layout, ScaleType, Scaling, with_codec};
+
+/// A matrix's panels, as `layout` says.
+///
+/// # Errors
+/// [`Error::OutOfMemory`]; [`Error::Weight`] for malformed bytes.
+pub(super) fn pack(m: &PackedMatrix<'_>, layout: &Layout) -> Result<Vec<Line>> {
+    let panel_words = layout.panel_words();
+    let lines = zeroed_lines(panel_words, layout.panels())?;
+    let mut data = lines;
+    let failed = Mutex::new(None);
+    {
+        // One lock for each panel lets tasks write their own without unsafe code.
+        let panels: Vec<Mutex<&mut [u32]>> = bytemuck::cast_slice_mut::<Line, u32>(&mut data)
+            .chunks_exact_mut(panel_words)
+            .take(layout.panels())
+            .map(Mutex::new)
+            .collect();
+        pool::parallel_for(panels.len(), |i| {
+            let mut words = panels[i].lock().unwrap_or_else(|e| e.into_inner());
+            if let Err(e) = pack_panel(m, layout, i * PANEL, &mut words) {
+                failed
+                    .lock()
+                    .unwrap_or_else(|e| e.into_inner())
+                    .get_or_insert(e);
+            }
+        });
+    }
+    match failed.into_inner().unwrap_or_else(|e| e.into_inner()) {
+        Some(error) => Err(error),
+        None => Ok(data),
+    }
+}
+
+fn zeroed_lines(panel_words: usize, panels: usize) -> Result<Vec<Line>> {
+    let words = panel_words.checked_mul(panels);
+    let lines = words.map(|n| n.div_ceil(size_of::<Line>() / 4));
+    let mut data = Vec::new();
+    match lines {
+        Some(n) if data.try_reserve_exact(n).is_ok() => data.resize(n, Line::default()),
+        _ => {
+            return Err(Error::OutOfMemory {
+                backend: "candle",
+                bytes: words.unwrap_or(usize::MAX).saturating_mul(4),
+            });
+        }
+    }
+    Ok(data)
+}
+
+/// Packs the rows from `first` on into one panel of zeros.
+fn pack_panel(
+    m: &PackedMatrix<'_>,
+    layout: &Layout,
+    first: usize,
+    words: &mut [u32],
+) -> Result<()> {
+    let rows = first..layout.rows.min(first + PANEL);
+    if let PackedLayout::Dense { bytes, .. } = m.layout {
+        let size = match layout.format {
+            Format::F32 => 4,
+            _ => 2,
+        };
+        for (lane, row) in rows.enumerate() {
+            let bytes = &bytes[row * layout.cols * size..][..layout.cols * size];
+            let element = |k: usize| match size {
+                4 => u32::from_le_bytes([
+                    bytes[4 * k],
+                    bytes[4 * k + 1],
+                    bytes[4 * k + 2],
+                    bytes[4 * k + 3],
+                ]),
+                _ => u32::from(u16::from_le_bytes([bytes[2 * k], bytes[2 * k + 1]])),
+            };
+            with_codec!(layout.format, C => {
+                for k in 0..layout.cols {
+                    C::set(&mut words[k / C::BLOCK * C::WORDS..], k % C::BLOCK, lane, element(k));
+                }
+            });
+        }
+        return Ok(());
+    }
+
+    let mut canonical = CanonicalRows::default();
+    canonical_rows(m, rows.clone(), &mut canonical)?;
+    let (groups, group_words) = (layout.groups(), layout.group_words());
+    let header = layout.header_words();
+    for lane in 0..rows.len() {
+        for group in 0..groups {
+            let words = &mut words[group * group_words..][..group_words];
+            if let Some(scaling) = layout.scaling {
+                let scale = canonical.scales[lane * groups + group];
+                set_scale(scaling.ty, words, lane, scale);
+                if scaling.bias == Bias::Stored {
+                    let bias = canonical.biases[lane * groups + group];
+                    set_scale(scaling.ty, &mut words[layout.scale_words()..], lane, bias);
+                }
+            }
+            let codes =
+                &canonical.codes[lane * layout.cols + group * layout.group..][..layout.group];
+            with_codec!(layout.format, C => {
+                let blocks = words[header..].chunks_exact_mut(C::WORDS);
+                for (block, codes) in blocks.zip(codes.chunks_exact(C::BLOCK)) {
+                    for (k, &code) in codes.iter().enumerate() {
+                        C::set(block, k, lane, u32::from(code));
+                    }
+                }
+            });
+        }
+    }
+    Ok(())
+}
+
+fn set_scale(ty: ScaleType, words: &mut [u32], lane: usize, value: f32) {
+    match ty {
+        ScaleType::F32 => words[lane] = value.to_bits(),
+        ScaleType::F16 => halves_mut(words)[lane] = f16::from_f32(value).to_bits(),
+        ScaleType::BF16 => halves_mut(words)[lane] = bf16::from_f32(value).to_bits(),
+    }
+}
+
+/// Scale and stored bias of a lane's group, whose words these are.
+pub(super) fn scale_and_bias(
+    layout: &Layout,
+    scaling: Scaling,
+    words: &[u32],
+    lane: usize,
+) -> (f32, f32) {
+    use super::codec::{half_to_f32, halves};
+    let get = |words: &[u32]| match scaling.ty {
+        ScaleType::F32 => f32::from_bits(words[lane]),
+        ScaleType::F16 => half_to_f32(halves(words)[lane], false),
+        ScaleType::BF16 => half_to_f32(halves(words)[lane], true),
+    };
+    let bias = match scaling.bias {
+        Bias::Stored => get(&words[layout.scale_words()..]),
+        Bias::ZeroPoint(_) => 0.0,
+    };
+    (get(words), bias)
+}

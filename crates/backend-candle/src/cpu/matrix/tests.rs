@@ -1,0 +1,334 @@
+use biplane_backend::repack::dequantize_rows;
+use biplane_backend::{DType, GgmlKind, PackedLayout};
+use half::{bf16, f16};
+
+use super::*;
+
+/// Pseudo-random bytes and numbers.
+struct Noise(u32);
+
+impl Noise {
+    fn word(&mut self) -> u32 {
+        self.0 = self.0.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        self.0 ^ self.0 >> 15
+    }
+
+    fn bytes(&mut self, n: usize) -> Vec<u8> {
+        (0..n).map(|_| (self.word() >> 8) as u8).collect()
+    }
+
+    /// Between -1 and 1.
+    fn float(&mut self) -> f32 {
+        (self.word() >> 8) as f32 / (1 << 23) as f32 - 1.0
+    }
+
+    fn floats(&mut self, n: usize) -> Vec<f32> {
+        (0..n).map(|_| self.float()).collect()
+    }
+
+    fn elements(&mut self, dtype: DType, n: usize) -> Vec<u8> {
+        let floats = self.floats(n);
+        match dtype {
+            DType::F16 => floats
+                .iter()
+                .flat_map(|&x| f16::from_f32(x).to_le_bytes())
+                .collect(),
+            DType::BF16 => floats
+                .iter()
+                .flat_map(|&x| bf16::from_f32(x).to_le_bytes())
+                .collect(),
+            _ => floats.iter().flat_map(|x| x.to_le_bytes()).collect(),
+        }
+    }
+}
+
+/// A checkpoint's matrix of random values.
+#[derive(Clone, Debug)]
+enum Source {
+    Dense(DType, Vec<u8>),
+    Affine {
+        bits: u8,
+        group_size: usize,
+        ty: DType,
+        codes: Vec<u8>,
+        scales: Vec<u8>,
+        biases: Vec<u8>,
+    },
+    Ggml(GgmlKind, Vec<u8>),
+}
+
+struct Case {
+    shape: [usize; 2],
+    source: Source,
+}
+
+impl Case {
+    fn dense(ty: DType, rows: usize, cols: usize) -> Case {
+        let bytes = Noise(7).elements(ty, rows * cols);
+        Case {
+            shape: [rows, cols],
+            source: Source::Dense(ty, bytes),
+        }
+    }
+
+    fn affine(bits: u8, group_size: usize, ty: DType, rows: usize, cols: usize) -> Case {
+        let mut noise = Noise(u32::from(bits));
+        let groups = rows * cols / group_size;
+        let source = Source::Affine {
+            bits,
+            group_size,
+            ty,
+            codes: noise.bytes(rows * cols * usize::from(bits) / 8),
+            scales: noise.elements(ty, groups),
+            biases: noise.elements(ty, groups),
+        };
+        Case {
+            shape: [rows, cols],
+            source,
+        }
+    }
+
+    fn ggml(kind: GgmlKind, rows: usize, cols: usize) -> Case {
+        let mut noise = Noise(kind.block_bytes() as u32);
+        let size = kind.block_bytes();
+        let mut blocks = noise.bytes(rows * cols / kind.block_len() * size);
+        let halves: &[usize] = match kind {
+            GgmlKind::Q4_0 | GgmlKind::Q5_0 | GgmlKind::Q8_0 => &[0],
+            GgmlKind::Q4_1 | GgmlKind::Q5_1 | GgmlKind::Q4K | GgmlKind::Q5K => &[0, 2],
+            GgmlKind::Q2K => &[80, 82],
+            GgmlKind::Q3K => &[108],
+            GgmlKind::Q6K => &[208],
+        };
+        for block in blocks.chunks_mut(size) {
+            for &at in halves {
+                block[at..at + 2].copy_from_slice(&f16::from_f32(noise.float()).to_le_bytes());
+            }
+        }
+        Case {
+            shape: [rows, cols],
+            source: Source::Ggml(kind, blocks),
+        }
+    }
+
+    /// Every format once with odd numbers of rows, and odd shapes of some.
+    fn all() -> Vec<Case> {
+        let mut cases = Vec::new();
+        let floats = [DType::F32, DType::F16, DType::BF16];
+        for (i, kind) in GgmlKind::ALL.into_iter().enumerate() {
+            let rows = [1, 3, 40, 129][i % 4];
+            cases.push(Case::ggml(
+                kind,
+                rows,
+                if kind.block_len() == 32 { 576 } else { 512 },
+            ));
+        }
+        for (i, bits) in [2, 3, 4, 5, 6, 8].into_iter().enumerate() {
+            for (j, group) in [16, 32, 64, 128].into_iter().enumerate() {
+                cases.push(Case::affine(
+                    bits,
+                    group,
+                    floats[(i + j) % 3],
+                    [33, 1, 7, 96][j],
+                    640,
+                ));
+            }
+        }
+        for ty in floats {
+            for (rows, cols) in [(40, 33), (129, 64), (1, 1), (3, 640)] {
+                cases.push(Case::dense(ty, rows, cols));
+            }
+        }
+        cases.push(Case::ggml(GgmlKind::Q5_0, 129, 32));
+        cases.push(Case::ggml(GgmlKind::Q4_1, 40, 64));
+        cases.push(Case::affine(6, 16, DType::BF16, 3, 48));
+        cases
+    }
+
+    fn packed(&self) -> PackedMatrix<'_> {
+        let layout = match &self.source {
+            Source::Dense(dtype, bytes) => PackedLayout::Dense {
+                dtype: *dtype,
+                bytes,
+            },
+            Source::Ggml(kind, blocks) => PackedLayout::Ggml {
+                kind: *kind,
+                blocks,
+            },
+            Source::Affine {
+                bits,
+                group_size,
+                ty,
+                codes,
+                scales,
+                biases,
+            } => PackedLayout::Affine {
+                codes,
+                scales,
+                biases,
+                scale_dtype: *ty,
+                bits: *bits,
+                group_size: *group_size,
+            },
+        };
+        PackedMatrix {
+            name: "test",
+            shape: self.shape,
+            layout,
+        }
+    }
+
+    fn values(&self) -> Vec<f32> {
+        let mut values = vec![0.0; self.shape[0] * self.shape[1]];
+        dequantize_rows(&self.packed(), 0..self.shape[0], &mut values).unwrap();
+        values
+    }
+
+    fn name(&self) -> String {
+        let kind = match &self.source {
+            Source::Dense(ty, _) => format!("{ty}"),
+            Source::Ggml(kind, _) => kind.name().into(),
+            Source::Affine {
+                bits,
+                group_size,
+                ty,
+                ..
+            } => format!("{bits} bits, {group_size}, {ty}"),
+        };
+        format!("{kind} {:?}", self.shape)
+    }
+}
+
+fn bits(x: &[f32]) -> Vec<u32> {
+    x.iter().map(|x| x.to_bits()).collect()
+}
+
+#[test]
+fn values_are_the_checkpoints_bit_for_bit() {
+    for case in Case::all() {
+        let matrix = CpuMatrix::pack(&case.packed()).unwrap();
+        let want = case.values();
+        let mut got = vec![f32::NAN; want.len()];
+        matrix.dequantize(&mut got);
+        assert_eq!(bits(&got), bits(&want), "{}", case.name());
+        let [rows, cols] = case.shape;
+        let ids = [rows as u32 - 1, 0, rows as u32 / 2];
+        let mut taken = vec![f32::NAN; 3 * cols];
+        matrix.take_rows(&ids, &mut taken).unwrap();
+        for (id, taken) in ids.iter().zip(taken.chunks(cols)) {
+            assert_eq!(
+                bits(taken),
+                bits(&want[*id as usize * cols..][..cols]),
+                "{}",
+                case.name()
+            );
+        }
+        assert!(matches!(
+            matrix.take_rows(&[0, rows as u32], &mut taken[..2 * cols]),
+            Err(Error::OutOfRange { index, limit, .. }) if index == rows && limit == rows
+        ));
+    }
+}
+
+#[test]
+fn products_equal_the_sums_of_the_values() {
+    for case in Case::all() {
+        let matrix = CpuMatrix::pack(&case.packed()).unwrap();
+        let values = case.values();
+        let [out_len, in_len] = case.shape;
+        for rows in [1, 2, 3, 4, 11] {
+            let x = Noise(rows as u32).floats(rows * in_len);
+            for &isa in Isa::available() {
+                let mut out = vec![f32::NAN; rows * out_len];
+                matrix.matmul_t_with(isa, &x, rows, &mut out);
+                for (i, &got) in out.iter().enumerate() {
+                    let x = &x[i / out_len * in_len..][..in_len];
+                    let w = &values[i % out_len * in_len..][..in_len];
+                    let terms = x.iter().zip(w).map(|(x, w)| f64::from(*x) * f64::from(*w));
+                    let want: f64 = terms.clone().sum();
+                    // Codes that count from 0 sum up to larger numbers than the values do.
+                    let size = terms.map(f64::abs).sum::<f64>().max(1.0);
+                    let error = (f64::from(got) - want).abs() / size;
+                    assert!(
+                        error < 2e-6,
+                        "{isa:?} {}, {rows} rows: {got} {want}",
+                        case.name()
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_does_not_depend_on_the_others_of_its_batch() {
+    for case in Case::all() {
+        let matrix = CpuMatrix::pack(&case.packed()).unwrap();
+        let [out_len, in_len] = case.shape;
+        let x = Noise(5).floats(160 * in_len);
+        for &isa in Isa::available() {
+            let alone: Vec<f32> = x
+                .chunks(in_len)
+                .flat_map(|x| {
+                    let mut out = vec![0.0; out_len];
+                    matrix.matmul_t_with(isa, x, 1, &mut out);
+                    out
+                })
+                .collect();
+            for rows in (2..9).chain([31, 64, 72, 73, 160]) {
+                let mut out = vec![f32::NAN; rows * out_len];
+                matrix.matmul_t_with(isa, &x[..rows * in_len], rows, &mut out);
+                let alone = &alone[..rows * out_len];
+                assert!(
+                    bits(&out) == bits(alone),
+                    "{isa:?} {}, {rows} rows",
+                    case.name()
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn packed_matrices_are_no_larger_than_their_files() {
+    for kind in [
+        GgmlKind::Q4_0,
+        GgmlKind::Q4_1,
+        GgmlKind::Q5_0,
+        GgmlKind::Q5_1,
+        GgmlKind::Q8_0,
+    ] {
+        let case = Case::ggml(kind, 64, 576);
+        let Source::Ggml(_, blocks) = &case.source else {
+            unreachable!()
+        };
+        let matrix = CpuMatrix::pack(&case.packed()).unwrap();
+        assert_eq!(matrix.size_in_bytes(), blocks.len(), "{}", kind.name());
+    }
+    let bf16 = CpuMatrix::pack(&Case::dense(DType::BF16, 64, 64).packed()).unwrap();
+    assert_eq!(bf16.size_in_bytes(), 64 * 64 * 2);
+}
+
+#[test]
+fn malformed_matrices_are_errors() {
+    let case = Case::ggml(GgmlKind::Q4_0, 4, 64);
+    let mut packed = case.packed();
+    packed.shape = [5, 64];
+    assert!(matches!(
+        CpuMatrix::pack(&packed),
+        Err(Error::Weight { .. })
+    ));
+    packed.shape = [usize::MAX, usize::MAX];
+    assert!(matches!(
+        CpuMatrix::pack(&packed),
+        Err(Error::Weight { .. })
+    ));
+    packed.layout = PackedLayout::Dense {
+        dtype: DType::U32,
+        bytes: &[0; 16],
+    };
+    packed.shape = [2, 2];
+    assert!(matches!(
+        CpuMatrix::pack(&packed),
+        Err(Error::Weight { .. })
+    ));
+}

@@ -1,0 +1,77 @@
+//! Biplane's own CPU kernels: plain functions over `f32` slices and packed weight matrices.
+//!
+//! Every result of a row, token or query is the same bit for bit however many others are computed in
+//! the same call and on however many threads, so that a batched sequence equals a lone one.
+
+mod attention;
+mod elementwise;
+mod math;
+mod matrix;
+mod norm;
+pub mod pool;
+mod rope;
+mod simd;
+
+pub use attention::{AttentionShape, attention};
+pub use elementwise::{argmax, gelu_tanh_mul, silu_mul, softmax};
+pub use matrix::CpuMatrix;
+pub use norm::{layer_norm, rms_norm};
+pub use rope::rope;
+
+/// A view of `[heads, tokens, head_dim]` elements whose last axis is contiguous.
+#[derive(Clone, Copy, Debug)]
+pub struct Strided<'a> {
+    /// The elements, from the first head's first token on.
+    pub data: &'a [f32],
+    /// Elements from one head to the next.
+    pub head_stride: usize,
+    /// Elements from one token to the next.
+    pub token_stride: usize,
+}
+
+impl<'a> Strided<'a> {
+    /// One head's elements of one token.
+    fn row(&self, head: usize, token: usize, head_dim: usize) -> &'a [f32] {
+        let start = head * self.head_stride + token * self.token_stride;
+        &self.data[start..start + head_dim]
+    }
+}
+
+/// An output that tasks write disjoint parts of.
+#[derive(Clone, Copy)]
+struct SharedOut(*mut f32);
+
+// SAFETY: whoever writes through it takes care that the tasks' parts are disjoint.
+unsafe impl Sync for SharedOut {}
+// SAFETY: as above.
+unsafe impl Send for SharedOut {}
+
+impl SharedOut {
+    /// Elements `start .. start + len`.
+    ///
+    /// # Safety
+    /// They lie in the output, and no other task uses them meanwhile.
+    unsafe fn part<'a>(self, start: usize, len: usize) -> &'a mut [f32] {
+        // SAFETY: the caller's contract.
+        unsafe { std::slice::from_raw_parts_mut(self.0.add(start), len) }
+    }
+}
+
+/// Calls `f(first, chunk)` on chunks of whole rows of `out`, in parallel where the work, `cost`
+/// operations for each row, is worth it.
+fn for_row_chunks(out: &mut [f32], row: usize, cost: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
+    /// Operations that take some ten microseconds: less is not worth waking anyone.
+    const WORTHWHILE: usize = 32 * 1024;
+    if row == 0 || out.is_empty() {
+        return;
+    }
+    let rows = out.len() / row;
+    let chunk = WORTHWHILE.div_ceil(cost.max(1)).clamp(1, rows);
+    let shared = SharedOut(out.as_mut_ptr());
+    pool::parallel_for(rows.div_ceil(chunk), |i| {
+        let first = i * chunk;
+        let n = chunk.min(rows - first);
+        // SAFETY: chunks of different tasks are disjoint rows of `out`.
+        f(first, unsafe { shared.part(first * row, n * row) });
+    });
+}

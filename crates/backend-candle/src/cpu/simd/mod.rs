@@ -1,0 +1,171 @@
+//! Vectors of eight `f32` lanes over the instruction sets we have kernels for.
+//!
+//! A kernel is written once, as [`Kernel::run`] over a [`Simd`] type, and [`launch`] compiles it for
+//! every instruction set. Which one runs is decided once, from what the processor reports.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+mod portable;
+
+use std::sync::OnceLock;
+
+/// Lanes of a vector.
+pub(crate) const LANES: usize = 8;
+
+/// An instruction set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Isa {
+    /// Plain Rust, whatever the target has as its baseline.
+    Portable,
+    /// x86-64 with AVX2, FMA and F16C.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    /// 64-bit Arm: always there.
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+}
+
+impl Isa {
+    /// The best one of this machine, or the one that the environment variable `BIPLANE_CPU`
+    /// (`portable`, `avx2`, `neon`) asks for if the machine has it.
+    pub(crate) fn get() -> Isa {
+        static CHOICE: OnceLock<Isa> = OnceLock::new();
+        *CHOICE.get_or_init(|| {
+            let available = Isa::available();
+            let best = available[available.len() - 1];
+            let Some(wanted) = std::env::var_os("BIPLANE_CPU") else {
+                return best;
+            };
+            let found = available.iter().find(|isa| wanted == isa.name());
+            if found.is_none() {
+                tracing::warn!(
+                    "BIPLANE_CPU={wanted:?} is not available here, using {}",
+                    best.name()
+                );
+            }
+            found.copied().unwrap_or(best)
+        })
+    }
+
+    /// Those this machine can run, the best one last.
+    pub(crate) fn available() -> &'static [Isa] {
+        #[cfg(target_arch = "x86_64")]
+        if std::is_x86_feature_detected!("avx2")
+            && std::is_x86_feature_detected!("fma")
+            && std::is_x86_feature_detected!("f16c")
+        {
+            return &[Isa::Portable, Isa::Avx2];
+        }
+        #[cfg(target_arch = "aarch64")]
+        return &[Isa::Portable, Isa::Neon];
+        #[cfg(not(target_arch = "aarch64"))]
+        &[Isa::Portable]
+    }
+
+    /// Its name in `BIPLANE_CPU`.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Isa::Portable => "portable",
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => "avx2",
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => "neon",
+        }
+    }
+}
+
+/// A computation over vectors.
+pub(crate) trait Kernel {
+    /// Runs it; implementations are `#[inline(always)]`, so that they compile for the instruction
+    /// set of [`launch`].
+    ///
+    /// # Safety
+    /// The machine has `V`'s instructions.
+    unsafe fn run<V: Simd>(self);
+}
+
+/// Runs a kernel with the instructions of `isa`, which must come from [`Isa`]'s functions.
+#[inline]
+pub(crate) fn launch<K: Kernel>(isa: Isa, kernel: K) {
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn avx2<K: Kernel>(kernel: K) {
+        // SAFETY: compiled with, and only called on machines with, these instructions.
+        unsafe { kernel.run::<avx2::Avx2>() }
+    }
+    match isa {
+        // SAFETY: needs no special instructions.
+        Isa::Portable => unsafe { kernel.run::<portable::Portable>() },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: `Isa::available` gives this value only after detecting the instructions.
+        Isa::Avx2 => unsafe { avx2(kernel) },
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: every 64-bit Arm has NEON.
+        Isa::Neon => unsafe { kernel.run::<neon::Neon>() },
+    }
+}
+
+/// Eight lanes of `f32` and of 32-bit words.
+///
+/// # Safety
+/// Every method needs the instruction set; those with pointers need [`LANES`] elements there, of
+/// any alignment.
+pub(crate) trait Simd: Copy + 'static {
+    /// Whether these are a processor's instructions rather than arrays.
+    const HARDWARE: bool;
+    /// Eight floats.
+    type F: Copy;
+    /// Eight words.
+    type I: Copy;
+
+    unsafe fn splat(x: f32) -> Self::F;
+    unsafe fn load(p: *const f32) -> Self::F;
+    unsafe fn store(p: *mut f32, x: Self::F);
+    unsafe fn load_f16(p: *const u16) -> Self::F;
+    unsafe fn load_bf16(p: *const u16) -> Self::F;
+    unsafe fn add(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn sub(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn mul(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn div(a: Self::F, b: Self::F) -> Self::F;
+    /// `a · b + c`; rounded once where the hardware can.
+    unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// `if a > b { a } else { b }`: gives `b` when either is NaN.
+    unsafe fn max(a: Self::F, b: Self::F) -> Self::F;
+    /// `if a < b { a } else { b }`: gives `b` when either is NaN.
+    unsafe fn min(a: Self::F, b: Self::F) -> Self::F;
+    /// Sum of the lanes, always in the order ((0+4)+(2+6)) + ((1+5)+(3+7)).
+    unsafe fn sum(a: Self::F) -> f32;
+    /// [`Simd::sum`] of four vectors, bit for bit.
+    #[inline(always)]
+    unsafe fn sum4(a: [Self::F; 4]) -> [f32; 4] {
+        // SAFETY: the caller's contract.
+        unsafe {
+            [
+                Self::sum(a[0]),
+                Self::sum(a[1]),
+                Self::sum(a[2]),
+                Self::sum(a[3]),
+            ]
+        }
+    }
+
+    unsafe fn splat_word(x: u32) -> Self::I;
+    unsafe fn load_words(p: *const u32) -> Self::I;
+    unsafe fn and(a: Self::I, b: Self::I) -> Self::I;
+    unsafe fn or(a: Self::I, b: Self::I) -> Self::I;
+    unsafe fn add_words(a: Self::I, b: Self::I) -> Self::I;
+    unsafe fn sub_words(a: Self::I, b: Self::I) -> Self::I;
+    /// Logical shift right.
+    unsafe fn shr(a: Self::I, bits: u32) -> Self::I;
+    /// Arithmetic shift right by one.
+    unsafe fn half_signed(a: Self::I) -> Self::I;
+    unsafe fn shl(a: Self::I, bits: u32) -> Self::I;
+    /// Signed words as floats of the same value.
+    unsafe fn to_float(a: Self::I) -> Self::F;
+    /// The bits of floats.
+    unsafe fn to_bits(a: Self::F) -> Self::I;
+    /// Floats of these bits.
+    unsafe fn from_bits(a: Self::I) -> Self::F;
+}

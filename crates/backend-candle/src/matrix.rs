@@ -1,0 +1,139 @@
+//! Weight matrices: our packed form on the processor, candle's on a GPU.
+
+use std::sync::Arc;
+
+use biplane_backend::{
+    DType, Error, PackedMatrix, Result, Shape, Tensor, WeightMatrix, defaults::require_float,
+};
+use candle_core::Device;
+
+use crate::{
+    CandleTensor,
+    cpu::CpuMatrix,
+    fused::{Floats, output, row_major},
+    gpu_matrix::GpuMatrix,
+    memory,
+    primitives::check_ids,
+};
+
+/// A weight matrix `[out, in]` on a device.
+#[derive(Clone, Debug)]
+pub struct CandleMatrix {
+    shape: [usize; 2],
+    form: Form,
+}
+
+#[derive(Clone, Debug)]
+enum Form {
+    Cpu(Arc<CpuMatrix>),
+    Gpu(GpuMatrix),
+}
+
+impl CandleMatrix {
+    pub(crate) fn load(
+        packed: &PackedMatrix<'_>,
+        activations: DType,
+        device: &Device,
+    ) -> Result<Self> {
+        if !activations.is_float() {
+            return Err(Error::DType {
+                op: "load_matrix",
+                got: activations,
+                expected: "a floating-point type",
+            });
+        }
+        let form = if device.is_cpu() {
+            Form::Cpu(Arc::new(CpuMatrix::pack(packed)?))
+        } else {
+            Form::Gpu(GpuMatrix::load(packed, activations, device)?)
+        };
+        Ok(CandleMatrix {
+            shape: packed.shape,
+            form,
+        })
+    }
+}
+
+fn float_dtype(op: &'static str, dtype: DType) -> Result<()> {
+    if dtype.is_float() {
+        return Ok(());
+    }
+    Err(Error::DType {
+        op,
+        got: dtype,
+        expected: "a floating-point type",
+    })
+}
+
+impl WeightMatrix for CandleMatrix {
+    type Tensor = CandleTensor;
+
+    fn shape(&self) -> [usize; 2] {
+        self.shape
+    }
+
+    fn size_in_bytes(&self) -> usize {
+        match &self.form {
+            Form::Cpu(m) => m.size_in_bytes(),
+            Form::Gpu(m) => m.size_in_bytes(),
+        }
+    }
+
+    fn matmul_t(&self, x: &CandleTensor) -> Result<CandleTensor> {
+        let op = "matmul_t";
+        require_float(op, x)?;
+        let [out, input] = self.shape;
+        if x.shape().last(op)? != input {
+            return Err(Error::Shape {
+                op,
+                lhs: x.shape(),
+                rhs: Shape::from(self.shape),
+            });
+        }
+        let shape = x.shape().with_dim(op, x.shape().rank() - 1, out)?;
+        memory::check(shape, x.dtype(), x.inner.device())?;
+        if shape.numel() == 0 || input == 0 {
+            return x.zeros_like(shape, x.dtype());
+        }
+        let rows = x.shape().numel() / input;
+        match &self.form {
+            Form::Cpu(m) => {
+                let wide = row_major(op, &x.cast(DType::F32)?)?;
+                let wide = Floats::all(op, &wide)?;
+                output(op, shape, |out| m.matmul_t(&wide, rows, out))?.cast(x.dtype())
+            }
+            Form::Gpu(m) => m.matmul_t(&x.reshape([rows, input])?)?.reshape(shape),
+        }
+    }
+
+    fn take_rows(&self, ids: &CandleTensor, dtype: DType) -> Result<CandleTensor> {
+        let op = "take_rows";
+        float_dtype(op, dtype)?;
+        let [out, input] = self.shape;
+        let numbers = check_ids(op, ids, out)?;
+        let shape = Shape::from([numbers.len(), input]);
+        memory::check(shape, dtype, ids.inner.device())?;
+        if shape.numel() == 0 {
+            return ids.zeros_like(shape, dtype);
+        }
+        match &self.form {
+            Form::Cpu(m) => {
+                let mut taken = Ok(());
+                let rows = output(op, shape, |out| taken = m.take_rows(&numbers, out))?;
+                taken?;
+                rows.cast(dtype)
+            }
+            Form::Gpu(m) => m.take_rows(ids)?.cast(dtype),
+        }
+    }
+
+    fn dequantize(&self, dtype: DType) -> Result<CandleTensor> {
+        let op = "dequantize";
+        float_dtype(op, dtype)?;
+        let shape = Shape::from(self.shape);
+        match &self.form {
+            Form::Cpu(m) => output(op, shape, |out| m.dequantize(out))?.cast(dtype),
+            Form::Gpu(m) => m.dequantize()?.cast(dtype),
+        }
+    }
+}

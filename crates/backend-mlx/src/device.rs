@@ -1,0 +1,79 @@
+//! Which devices the linked MLX has.
+
+use biplane_backend::{Device, Error, Result};
+use mlx_rs::{Device as MlxDevice, Stream};
+
+use crate::error::{NAME, failed};
+
+/// The one GPU that MLX has on this system, where it has any.
+const GPU: Device = if cfg!(target_os = "macos") {
+    Device::Metal
+} else {
+    Device::Cuda(0)
+};
+
+/// Resolves a device and makes it the calling thread's default.
+pub(crate) fn open(device: Device) -> Result<Device> {
+    // The first call that can fail installs mlx-rs's error handler; without one MLX exits the
+    // process on its first error.
+    mlx_rs::memory::active_memory().map_err(failed("new"))?;
+    let resolved = match device {
+        Device::Auto if has_gpu() => GPU,
+        Device::Auto | Device::Cpu => Device::Cpu,
+        gpu if gpu == GPU && has_gpu() => GPU,
+        other => return Err(unsupported(other)),
+    };
+    let mlx_device = if resolved.is_cpu() {
+        MlxDevice::cpu()
+    } else {
+        MlxDevice::gpu()
+    };
+    MlxDevice::set_default(&mlx_device);
+    Ok(resolved)
+}
+
+/// Asking for the GPU's stream gives an error where there is none; most other ways panic.
+fn has_gpu() -> bool {
+    Stream::try_default_on_device(&MlxDevice::gpu()).is_ok()
+}
+
+fn unsupported(device: Device) -> Error {
+    let instead = match device {
+        Device::Cuda(n) if n > 0 && has_gpu() && GPU == Device::Cuda(0) => {
+            "use cuda and choose the GPU with CUDA_VISIBLE_DEVICES".to_owned()
+        }
+        _ if has_gpu() => format!("use {GPU} or cpu"),
+        _ => "use cpu, or link an MLX that was built for this GPU".to_owned(),
+    };
+    Error::Unsupported {
+        backend: NAME,
+        what: format!("use the device {device} here"),
+        instead,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn absent_devices_are_errors() {
+        assert_eq!(open(Device::Cpu).unwrap(), Device::Cpu);
+        assert_ne!(open(Device::Auto).unwrap(), Device::Auto);
+        for device in [Device::Metal, Device::Cuda(0), Device::Cuda(7)] {
+            if device == GPU && has_gpu() {
+                continue;
+            }
+            match open(device) {
+                Err(Error::Unsupported { what, .. }) => {
+                    assert!(what.contains(&device.to_string()));
+                }
+                other => panic!("{device}: {other:?}"),
+            }
+        }
+        // A refusal leaves the thread usable.
+        open(Device::Cpu).unwrap();
+        let one = mlx_rs::Array::from_f32(1.0);
+        assert_eq!(one.exp().unwrap().as_slice::<f32>(), [1f32.exp()]);
+    }
+}

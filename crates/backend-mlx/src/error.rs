@@ -1,0 +1,62 @@
+//! MLX's exceptions as Biplane's errors.
+
+use biplane_backend::Error;
+use mlx_rs::error::{AsSliceError, Exception};
+
+/// What users call this backend.
+pub(crate) const NAME: &str = "mlx";
+
+/// Names the operation that an MLX call failed in.
+pub(crate) fn failed<E: Into<Failure>>(op: &'static str) -> impl FnOnce(E) -> Error {
+    move |e| Error::Backend {
+        backend: NAME,
+        op,
+        message: e.into().0,
+    }
+}
+
+/// What MLX said.
+pub(crate) struct Failure(String);
+
+impl From<Exception> for Failure {
+    fn from(e: Exception) -> Self {
+        Failure(without_source(e.what()).to_owned())
+    }
+}
+
+impl From<AsSliceError> for Failure {
+    fn from(e: AsSliceError) -> Self {
+        match e {
+            AsSliceError::Exception(e) => e.into(),
+            other => Failure(other.to_string()),
+        }
+    }
+}
+
+impl From<mlx_rs::ops::indexing::IndexUpdateError> for Failure {
+    fn from(e: mlx_rs::ops::indexing::IndexUpdateError) -> Self {
+        Failure(without_source(&e.to_string()).to_owned())
+    }
+}
+
+/// mlx-c appends ` at FILE:LINE` of its own source, which tells users nothing.
+fn without_source(message: &str) -> &str {
+    match message.rsplit_once(" at ") {
+        Some((said, place)) if place.contains(".cpp:") => said,
+        _ => message,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_place_in_mlx_c_is_cut_off() {
+        assert_eq!(
+            without_source("[take] bad at axis 1 at /x/mlx/c/ops.cpp:12"),
+            "[take] bad at axis 1"
+        );
+        assert_eq!(without_source("look at this"), "look at this");
+    }
+}

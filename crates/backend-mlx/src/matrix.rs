@@ -1,0 +1,163 @@
+//! [`MlxMatrix`]: weights on MLX's device.
+
+use biplane_backend::defaults::require_float;
+use biplane_backend::{AffineSpec, DType, Error, Result, Shape, Tensor, WeightMatrix};
+use mlx_rs::{Array, ops as mlx};
+
+use crate::MlxTensor;
+use crate::layout::check_ids;
+use crate::tensor::mlx_dtype;
+
+/// A weight matrix `[out, in]`, dense or in MLX's affine groups.
+///
+/// Dense elements, scales and biases are in the activations' element type on a GPU and in `f32` on
+/// the CPU, where MLX's quantized product of halves is inaccurate (errors of several units at 576
+/// terms) and slow. MLX computes a product in the wider type of its operands, so no other place
+/// needs to know.
+#[derive(Clone, Debug)]
+pub struct MlxMatrix {
+    shape: [usize; 2],
+    form: Form,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Form {
+    Dense(MlxTensor),
+    Affine(Affine),
+}
+
+/// MLX's affine groups.
+#[derive(Clone, Debug)]
+pub(crate) struct Affine {
+    /// `U32 [out, in · bits / 32]`
+    pub codes: MlxTensor,
+    /// `[out, in / group_size]`
+    pub scales: MlxTensor,
+    /// `[out, in / group_size]`
+    pub biases: MlxTensor,
+    pub spec: AffineSpec,
+    /// See [`biplane_backend::repack::dequantize_value`].
+    pub zero_point: u8,
+}
+
+impl MlxMatrix {
+    pub(crate) fn new(shape: [usize; 2], form: Form) -> Self {
+        MlxMatrix { shape, form }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn spec(&self) -> Option<AffineSpec> {
+        match &self.form {
+            Form::Dense(_) => None,
+            Form::Affine(a) => Some(a.spec),
+        }
+    }
+}
+
+impl WeightMatrix for MlxMatrix {
+    type Tensor = MlxTensor;
+
+    fn shape(&self) -> [usize; 2] {
+        self.shape
+    }
+
+    fn size_in_bytes(&self) -> usize {
+        let bytes = |t: &MlxTensor| t.shape().numel() * t.dtype().size();
+        match &self.form {
+            Form::Dense(w) => bytes(w),
+            Form::Affine(a) => bytes(&a.codes) + bytes(&a.scales) + bytes(&a.biases),
+        }
+    }
+
+    fn matmul_t(&self, x: &MlxTensor) -> Result<MlxTensor> {
+        let op = "matmul_t";
+        require_float(op, x)?;
+        let [rows, cols] = self.shape;
+        if x.shape().last(op)? != cols {
+            return Err(Error::Shape {
+                op,
+                lhs: x.shape(),
+                rhs: Shape::from(self.shape),
+            });
+        }
+        let shape = x.shape().with_dim(op, x.shape().rank() - 1, rows)?;
+        x.derive(op, shape, x.dtype(), |dims| {
+            let x2 = x.array().reshape(&[-1, cols as i32])?;
+            let y = match &self.form {
+                Form::Dense(w) => x2.matmul(w.array().transpose()?)?,
+                Form::Affine(a) => mlx::quantized_matmul(
+                    x2,
+                    a.codes.array(),
+                    a.scales.array(),
+                    a.biases.array(),
+                    true,
+                    a.spec.group_size as i32,
+                    i32::from(a.spec.bits),
+                )?,
+            };
+            y.reshape(dims)?.as_dtype(mlx_dtype(x.dtype()))
+        })
+    }
+
+    fn take_rows(&self, ids: &MlxTensor, dtype: DType) -> Result<MlxTensor> {
+        check_ids("take_rows", ids, self.shape[0])?;
+        match &self.form {
+            Form::Dense(w) => w.take_rows(ids)?,
+            Form::Affine(a) => a.take_rows(ids)?.values()?,
+        }
+        .cast(dtype)
+    }
+
+    fn dequantize(&self, dtype: DType) -> Result<MlxTensor> {
+        match &self.form {
+            Form::Dense(w) => w.cast(dtype),
+            Form::Affine(a) => a.values()?.cast(dtype),
+        }
+    }
+}
+
+impl Affine {
+    fn take_rows(&self, ids: &MlxTensor) -> Result<Self> {
+        Ok(Affine {
+            codes: self.codes.take_rows(ids)?,
+            scales: self.scales.take_rows(ids)?,
+            biases: self.biases.take_rows(ids)?,
+            ..*self
+        })
+    }
+
+    /// All values in `F32`. Product and sum are operations of their own: a GPU's `dequantize` may
+    /// fuse them, which rounds differently.
+    fn values(&self) -> Result<MlxTensor> {
+        let op = "dequantize";
+        let [rows, groups] = self.scales.shape().dims(op)?;
+        let per_group = [rows, groups, 1];
+        let scales = self.scales.cast(DType::F32)?.reshape(per_group)?;
+        let codes = self.unpacked()?;
+        let shape = [rows, groups * self.spec.group_size];
+        if self.zero_point != 0 {
+            let centred = codes.affine(1.0, -f64::from(self.zero_point))?;
+            return centred.mul(&scales)?.reshape(shape);
+        }
+        let biases = self.biases.cast(DType::F32)?.reshape(per_group)?;
+        codes.mul(&scales)?.add(&biases)?.reshape(shape)
+    }
+
+    /// The codes as `F32 [rows, groups, group_size]`: what they dequantize to under a scale of 1.
+    fn unpacked(&self) -> Result<MlxTensor> {
+        let op = "dequantize";
+        let [rows, groups] = self.scales.shape().dims(op)?;
+        let shape = Shape::from([rows, groups, self.spec.group_size]);
+        self.codes.derive(op, shape, DType::F32, |dims| {
+            let per_group = |v| mlx::broadcast_to(Array::from_f32(v), &dims[..2]);
+            mlx::dequantize(
+                self.codes.array(),
+                per_group(1.0)?,
+                &per_group(0.0)?,
+                self.spec.group_size as i32,
+                i32::from(self.spec.bits),
+            )?
+            .reshape(dims)
+        })
+    }
+}

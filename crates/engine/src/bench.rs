@@ -1,0 +1,142 @@
+//! Measuring a model: what `biplane bench` and the README's tables are made with.
+
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Event, Model, ModelBuilder, Request, Result, SamplingParams, memory};
+
+/// What to measure.
+#[derive(Clone, Copy, Debug)]
+pub struct BenchSettings {
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// Tokens to generate after it.
+    pub generate: usize,
+    /// Runs whose medians are reported, after one that is not counted.
+    pub repeat: usize,
+}
+
+/// One backend's figures: medians.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct BenchResult {
+    /// The backend's name.
+    pub backend: String,
+    /// The device.
+    pub device: String,
+    /// Element type of activations.
+    pub dtype: String,
+    /// Threads that compute.
+    pub threads: usize,
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// Tokens generated.
+    pub generated_tokens: usize,
+    /// Prompt tokens a second.
+    pub prefill_tokens_per_second: f64,
+    /// Generated tokens a second, the first not counted.
+    pub decode_tokens_per_second: f64,
+    /// From submission to the first token.
+    pub time_to_first_token_ms: f64,
+    /// From opening the files to a model that answers.
+    pub load_ms: f64,
+    /// The most memory the process had resident.
+    pub peak_memory_bytes: u64,
+}
+
+/// Loads a model and measures it.
+///
+/// # Errors
+/// What loading and generating report; [`Error::Request`] for a prompt that does not fit.
+pub fn bench(builder: ModelBuilder, settings: &BenchSettings) -> Result<BenchResult> {
+    let start = Instant::now();
+    let model = builder.build_blocking()?;
+    let load = start.elapsed();
+    let vocab = model.info().vocab_size as u64;
+    if settings.prompt_tokens == 0 || settings.generate == 0 || settings.repeat == 0 {
+        return Err(Error::Request(
+            "prompt tokens, tokens to generate and repeats must be at least 1".into(),
+        ));
+    }
+    // Ordinary tokens in no order: no backend may profit from a regular prompt.
+    let tokens: Vec<u32> = (0..settings.prompt_tokens as u64)
+        .map(|i| (i.wrapping_mul(6_364_136_223_846_793_005) >> 33) % vocab)
+        .map(|id| id as u32)
+        .collect();
+    let request = |tokens: Vec<u32>, generate| Request {
+        tokens,
+        sampling: SamplingParams::default(),
+        max_tokens: Some(generate),
+        ignore_eos: true,
+    };
+    let warm = tokens.iter().copied().take(8).collect();
+    run(&model, request(warm, 2))?;
+    let mut runs = Vec::new();
+    for _ in 0..settings.repeat {
+        runs.push(run(&model, request(tokens.clone(), settings.generate))?);
+    }
+    let info = model.info();
+    let first = median(runs.iter().map(|r| r.0));
+    let decode = median(runs.iter().map(|r| r.1));
+    Ok(BenchResult {
+        backend: info.backend.to_owned(),
+        device: info.device.to_string(),
+        dtype: info.dtype.to_string(),
+        threads: model.threads(),
+        prompt_tokens: settings.prompt_tokens,
+        generated_tokens: settings.generate,
+        prefill_tokens_per_second: settings.prompt_tokens as f64 / first,
+        decode_tokens_per_second: (settings.generate - 1) as f64 / decode.max(f64::EPSILON),
+        time_to_first_token_ms: first * 1e3,
+        load_ms: load.as_secs_f64() * 1e3,
+        peak_memory_bytes: memory::peak_resident_bytes().unwrap_or(0),
+    })
+}
+
+/// Seconds to the first token, and from there to the last.
+fn run(model: &Model, request: Request) -> Result<(f64, f64)> {
+    let start = Instant::now();
+    let wanted = request.max_tokens.unwrap_or(0);
+    let mut events = model.submit(request)?;
+    let (mut first, mut last, mut count) = (Duration::ZERO, Duration::ZERO, 0);
+    while let Some(event) = events.blocking_recv() {
+        match event {
+            Event::Token { .. } => {
+                last = start.elapsed();
+                if count == 0 {
+                    first = last;
+                }
+                count += 1;
+            }
+            Event::Done { .. } => break,
+            Event::Failed(error) => return Err(error),
+        }
+    }
+    if count < wanted {
+        return Err(Error::Request(format!(
+            "the context ended after {count} of {wanted} tokens; ask for fewer"
+        )));
+    }
+    Ok((first.as_secs_f64(), (last - first).as_secs_f64()))
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    let n = values.len();
+    match (values.get(n.wrapping_sub(1) / 2), values.get(n / 2)) {
+        (Some(a), Some(b)) => (a + b) / 2.0,
+        _ => 0.0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn medians() {
+        let median = |v: &[f64]| super::median(v.iter().copied());
+        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
+        assert_eq!(median(&[5.0]), 5.0);
+    }
+}

@@ -1,0 +1,48 @@
+use std::{path::PathBuf, sync::Arc};
+
+/// Result of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What can go wrong when a model is loaded or asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The checkpoint or the model.
+    #[error(transparent)]
+    Model(#[from] biplane_models::Error),
+    /// The backend.
+    #[error(transparent)]
+    Backend(#[from] biplane_backend::Error),
+    /// The tokenizer.
+    #[error(transparent)]
+    Tokenizer(#[from] crate::tokenizer::Error),
+    /// The chat template.
+    #[error(transparent)]
+    Template(Arc<crate::template::Error>),
+    /// Finding or downloading a model.
+    #[error(transparent)]
+    Hub(#[from] crate::hub::Error),
+    /// A request that cannot be served as it is.
+    #[error("{0}")]
+    Request(String),
+    /// Something this build or machine cannot do.
+    #[error("{0}")]
+    Unsupported(String),
+    /// The engine's thread is gone.
+    #[error("the engine has stopped: {0}")]
+    Stopped(String),
+    /// A file cannot be read.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+impl From<crate::template::Error> for Error {
+    fn from(error: crate::template::Error) -> Self {
+        Error::Template(Arc::new(error))
+    }
+}

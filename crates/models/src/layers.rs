@@ -1,0 +1,66 @@
+//! What models are made of besides tensors' own operations: linear layers, embeddings, norms.
+
+use biplane_backend::{Backend, DType, Result, Tensor, WeightMatrix};
+
+/// `x · Wᵀ + b`.
+#[derive(Clone, Debug)]
+pub struct Linear<B: Backend> {
+    pub(crate) weight: B::Matrix,
+    pub(crate) bias: Option<B::Tensor>,
+}
+
+impl<B: Backend> Linear<B> {
+    /// `x [tokens, in]` gives `[tokens, out]`.
+    ///
+    /// # Errors
+    /// As [`WeightMatrix::matmul_t`].
+    pub fn forward(&self, x: &B::Tensor) -> Result<B::Tensor> {
+        let y = self.weight.matmul_t(x)?;
+        match &self.bias {
+            Some(bias) => y.add(bias),
+            None => Ok(y),
+        }
+    }
+}
+
+/// A table of token vectors; a tied head is the same matrix used as a linear layer.
+#[derive(Clone, Debug)]
+pub struct Embedding<B: Backend> {
+    pub(crate) table: B::Matrix,
+    pub(crate) dtype: DType,
+}
+
+impl<B: Backend> Embedding<B> {
+    /// `ids` a `U32` vector `[tokens]` gives `[tokens, hidden]` in the model's element type.
+    ///
+    /// # Errors
+    /// As [`WeightMatrix::take_rows`].
+    pub fn forward(&self, ids: &B::Tensor) -> Result<B::Tensor> {
+        self.table.take_rows(ids, self.dtype)
+    }
+
+    /// The table as an output head without bias.
+    pub fn as_head(&self) -> Linear<B> {
+        Linear {
+            weight: self.table.clone(),
+            bias: None,
+        }
+    }
+}
+
+/// RMSNorm with a learnt weight (Zhang and Sennrich 2019).
+#[derive(Clone, Debug)]
+pub struct RmsNorm<B: Backend> {
+    pub(crate) weight: B::Tensor,
+    pub(crate) eps: f32,
+}
+
+impl<B: Backend> RmsNorm<B> {
+    /// Normalizes the last axis.
+    ///
+    /// # Errors
+    /// As [`Tensor::rms_norm`].
+    pub fn forward(&self, x: &B::Tensor) -> Result<B::Tensor> {
+        x.rms_norm(&self.weight, self.eps)
+    }
+}

@@ -1,0 +1,401 @@
+//! The erasure boundary: one virtual call a step, never one an operation. Everything above sees token
+//! ids, logits on the host, and `dyn ModelRunner`.
+
+use biplane_backend::{Backend, DType, Device, MemoryStats, Tensor};
+
+use crate::{CacheSpec, Error, Model, Result, Step, kv_cache::SequenceCache, step::Span};
+
+/// What is known of a loaded model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelInfo {
+    /// The checkpoint's name for its architecture.
+    pub architecture: String,
+    /// The backend's name.
+    pub backend: &'static str,
+    /// The device in use.
+    pub device: Device,
+    /// Element type of activations and KV cache.
+    pub dtype: DType,
+    /// Number of token ids.
+    pub vocab_size: usize,
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Number of blocks.
+    pub layers: usize,
+    /// Longest sequence allowed, in tokens.
+    pub context_length: usize,
+    /// Number of parameters.
+    pub parameters: usize,
+    /// Bytes of weights on the device.
+    pub weight_bytes: usize,
+    /// Bytes of KV cache for one token.
+    pub kv_bytes_per_token: usize,
+}
+
+/// A handle of one sequence's KV cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SlotId(usize);
+
+/// What a step should give for a span.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// Nothing: a prefill chunk that is not the prompt's last.
+    Nothing,
+    /// The most likely token after the last one, chosen on the device.
+    Argmax,
+    /// The logits after the last token.
+    LastLogits,
+    /// The logits after every token of the span.
+    AllLogits,
+}
+
+/// One sequence's part of a step.
+#[derive(Clone, Debug)]
+pub struct SpanPlan {
+    /// The sequence.
+    pub slot: SlotId,
+    /// Its next tokens: a prefill chunk, or one decoded token.
+    pub tokens: Vec<u32>,
+    /// What to give.
+    pub want: Want,
+}
+
+/// One forward pass: spans of different sequences.
+#[derive(Clone, Debug, Default)]
+pub struct StepPlan {
+    /// At most one span a sequence.
+    pub spans: Vec<SpanPlan>,
+}
+
+/// What a step gave for a span.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SpanOutput {
+    /// Nothing was wanted.
+    Nothing,
+    /// The most likely token.
+    Token(u32),
+    /// Logits `[rows, vocab]`, row-major.
+    Logits(Vec<f32>),
+}
+
+/// A model that runs steps. Created, used and dropped on one thread.
+pub trait ModelRunner {
+    /// What is known of the model.
+    fn info(&self) -> &ModelInfo;
+
+    /// A new empty sequence.
+    ///
+    /// # Errors
+    /// Only what the backend reports.
+    fn open(&mut self) -> Result<SlotId>;
+
+    /// Forgets a sequence and frees its cache.
+    fn close(&mut self, slot: SlotId);
+
+    /// Tokens a sequence holds; 0 for a closed one.
+    fn len(&self, slot: SlotId) -> usize;
+
+    /// Forgets all but the first `len` tokens of a sequence.
+    ///
+    /// # Errors
+    /// [`Error::Request`] for a closed slot.
+    fn truncate(&mut self, slot: SlotId, len: usize) -> Result<()>;
+
+    /// A new sequence that begins with the first `len` tokens of another, and shares nothing with it.
+    ///
+    /// # Errors
+    /// [`Error::Request`] for a closed slot, or the backend's.
+    fn fork(&mut self, slot: SlotId, len: usize) -> Result<SlotId>;
+
+    /// Starts a step. One step at a time: [`Self::collect`] comes next.
+    ///
+    /// # Errors
+    /// [`Error::Request`] for a plan that cannot be; nothing has changed then. After a backend's
+    /// error the sequences of the step hold what they held before.
+    fn launch(&mut self, plan: &StepPlan) -> Result<()>;
+
+    /// Waits for the step; gives one output a span, in the plan's order. The only synchronisation.
+    ///
+    /// # Errors
+    /// As [`Self::launch`].
+    fn collect(&mut self) -> Result<Vec<SpanOutput>>;
+
+    /// What the device's allocator holds.
+    fn memory(&self) -> MemoryStats;
+
+    /// A step whose result is waited for.
+    ///
+    /// # Errors
+    /// As [`Self::launch`] and [`Self::collect`].
+    fn step(&mut self, plan: &StepPlan) -> Result<Vec<SpanOutput>> {
+        self.launch(plan)?;
+        self.collect()
+    }
+}
+
+/// Output of a step in flight.
+struct Pending<T> {
+    logits: Option<T>,
+    /// The most likely tokens of all logit rows, when every span wants just those.
+    tokens: Option<T>,
+    wants: Vec<(Want, usize)>,
+}
+
+/// The one implementation of [`ModelRunner`], for any model on any backend.
+pub(crate) struct Runner<B: Backend> {
+    backend: B,
+    model: Box<dyn Model<B>>,
+    info: ModelInfo,
+    caches: Vec<CacheSpec>,
+    slots: Vec<Option<SequenceCache<B>>>,
+    pending: Option<Pending<B::Tensor>>,
+}
+
+impl<B: Backend> Runner<B> {
+    pub fn new(backend: B, model: Box<dyn Model<B>>, info: ModelInfo) -> Self {
+        let caches = model.caches();
+        Runner {
+            backend,
+            model,
+            info,
+            caches,
+            slots: Vec::new(),
+            pending: None,
+        }
+    }
+
+    fn insert(&mut self, cache: SequenceCache<B>) -> SlotId {
+        match self.slots.iter().position(Option::is_none) {
+            Some(free) => {
+                self.slots[free] = Some(cache);
+                SlotId(free)
+            }
+            None => {
+                self.slots.push(Some(cache));
+                SlotId(self.slots.len() - 1)
+            }
+        }
+    }
+
+    fn slot(&self, slot: SlotId) -> Result<&SequenceCache<B>> {
+        self.slots
+            .get(slot.0)
+            .and_then(Option::as_ref)
+            .ok_or_else(|| Error::Request(format!("sequence {} is closed", slot.0)))
+    }
+
+    /// Refuses what cannot be computed, before anything changes.
+    fn check(&self, plan: &StepPlan) -> Result<()> {
+        if self.pending.is_some() {
+            return Err(Error::Request("a step is in flight already".into()));
+        }
+        if plan.spans.is_empty() {
+            return Err(Error::Request("a step without tokens".into()));
+        }
+        for (i, span) in plan.spans.iter().enumerate() {
+            let total = self.slot(span.slot)?.len() + span.tokens.len();
+            if span.tokens.is_empty() {
+                return Err(Error::Request("a span without tokens".into()));
+            }
+            if plan.spans[..i].iter().any(|other| other.slot == span.slot) {
+                return Err(Error::Request(format!(
+                    "sequence {} twice in a step",
+                    span.slot.0
+                )));
+            }
+            if total > self.info.context_length {
+                return Err(Error::Request(format!(
+                    "{total} tokens do not fit the context of {}; shorten the prompt or ask for fewer tokens",
+                    self.info.context_length
+                )));
+            }
+            let vocab = self.info.vocab_size;
+            if let Some(id) = span.tokens.iter().find(|&&id| id as usize >= vocab) {
+                return Err(Error::Request(format!(
+                    "token {id} is beyond the vocabulary of {vocab}; the tokenizer does not belong to this model"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn run(&mut self, plan: &StepPlan) -> biplane_backend::Result<Pending<B::Tensor>> {
+        let mut ids = Vec::new();
+        let mut positions = Vec::new();
+        let mut spans = Vec::new();
+        let mut logit_rows = Vec::new();
+        let mut caches = Vec::new();
+        let mut wants = Vec::new();
+        for plan in &plan.spans {
+            let Some(cache) = self.slots[plan.slot.0].take() else {
+                continue;
+            };
+            let (start, len) = (ids.len(), plan.tokens.len());
+            let last = (start + len - 1) as u32;
+            let before = logit_rows.len();
+            match plan.want {
+                Want::Nothing => {}
+                Want::Argmax | Want::LastLogits => logit_rows.push(last),
+                Want::AllLogits => logit_rows.extend(start as u32..=last),
+            }
+            wants.push((plan.want, logit_rows.len() - before));
+            positions.extend((cache.len()..cache.len() + len).map(|p| p as u32));
+            ids.extend_from_slice(&plan.tokens);
+            spans.push(Span {
+                cache: caches.len(),
+                start,
+                len,
+            });
+            caches.push(cache);
+        }
+        let ids = match self.backend.from_u32s(&ids, [ids.len()]) {
+            Ok(ids) => ids,
+            Err(error) => {
+                self.put_back(plan, caches);
+                return Err(error);
+            }
+        };
+        let mut step = Step {
+            backend: &self.backend,
+            dtype: self.info.dtype,
+            ids,
+            positions,
+            spans,
+            caches,
+            logit_rows,
+        };
+        let mut result = self.model.forward(&mut step);
+        let (wanted, mut caches) = (!step.logit_rows.is_empty(), step.caches);
+        if result.is_ok() {
+            for (cache, span) in caches.iter_mut().zip(&plan.spans) {
+                cache.advance(span.tokens.len());
+            }
+        } else {
+            // Some layers may hold the step's tokens already.
+            caches.iter_mut().for_each(|c| c.truncate(c.len()));
+        }
+        let all_argmax = wants.iter().all(|(w, _)| matches!(w, Want::Argmax | Want::Nothing));
+        let mut tokens = None;
+        if let (Ok(logits), true) = (&result, wanted && all_argmax) {
+            match logits.argmax() {
+                Ok(t) => tokens = Some(t),
+                Err(error) => result = Err(error),
+            }
+        }
+        if let Ok(logits) = &result {
+            let output = tokens.as_ref().unwrap_or(logits);
+            let mut pending: Vec<&B::Tensor> = caches.iter().flat_map(SequenceCache::tensors).collect();
+            if wanted {
+                pending.push(output);
+            }
+            if let Err(error) = self.backend.async_eval(&pending) {
+                result = Err(error);
+            }
+        }
+        self.put_back(plan, caches);
+        Ok(Pending {
+            logits: result.map(|logits| (wanted && tokens.is_none()).then_some(logits))?,
+            tokens,
+            wants,
+        })
+    }
+
+    fn put_back(&mut self, plan: &StepPlan, caches: Vec<SequenceCache<B>>) {
+        for (span, cache) in plan.spans.iter().zip(caches) {
+            self.slots[span.slot.0] = Some(cache);
+        }
+    }
+}
+
+impl<B: Backend> ModelRunner for Runner<B> {
+    fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    fn open(&mut self) -> Result<SlotId> {
+        let cache = SequenceCache::new(&self.caches);
+        Ok(self.insert(cache))
+    }
+
+    fn close(&mut self, slot: SlotId) {
+        if let Some(place) = self.slots.get_mut(slot.0) {
+            *place = None;
+        }
+    }
+
+    fn len(&self, slot: SlotId) -> usize {
+        self.slot(slot).map_or(0, SequenceCache::len)
+    }
+
+    fn truncate(&mut self, slot: SlotId, len: usize) -> Result<()> {
+        self.slot(slot)?;
+        if let Some(Some(cache)) = self.slots.get_mut(slot.0) {
+            cache.truncate(len);
+        }
+        Ok(())
+    }
+
+    fn fork(&mut self, slot: SlotId, len: usize) -> Result<SlotId> {
+        let copy = self
+            .slot(slot)?
+            .fork(&self.backend, len, self.info.dtype)?;
+        Ok(self.insert(copy))
+    }
+
+    fn launch(&mut self, plan: &StepPlan) -> Result<()> {
+        self.check(plan)?;
+        self.pending = Some(self.run(plan)?);
+        Ok(())
+    }
+
+    fn collect(&mut self) -> Result<Vec<SpanOutput>> {
+        let Some(pending) = self.pending.take() else {
+            return Err(Error::Request("no step is in flight".into()));
+        };
+        let vocab = self.info.vocab_size;
+        let tokens = match &pending.tokens {
+            Some(tokens) => tokens.to_u32s()?,
+            None => Vec::new(),
+        };
+        let logits = match &pending.logits {
+            Some(logits) => logits.to_f32s()?,
+            None => Vec::new(),
+        };
+        let (mut row, mut outputs) = (0, Vec::with_capacity(pending.wants.len()));
+        for (want, rows) in pending.wants {
+            let part = logits.get(row * vocab..(row + rows) * vocab);
+            outputs.push(match (want, part) {
+                (Want::Nothing, _) => SpanOutput::Nothing,
+                (Want::Argmax, _) if pending.tokens.is_some() => {
+                    SpanOutput::Token(tokens.get(row).copied().unwrap_or_default())
+                }
+                (Want::Argmax, Some(part)) => SpanOutput::Token(argmax(part)),
+                (_, Some(part)) => SpanOutput::Logits(part.to_vec()),
+                (_, None) => {
+                    return Err(Error::Request(format!(
+                        "the model gave {} logits for {} rows of {vocab}",
+                        logits.len(),
+                        row + rows
+                    )));
+                }
+            });
+            row += rows;
+        }
+        Ok(outputs)
+    }
+
+    fn memory(&self) -> MemoryStats {
+        self.backend.memory()
+    }
+}
+
+/// Position of the largest value, the lowest among equals.
+fn argmax(values: &[f32]) -> u32 {
+    let mut best = 0;
+    for (i, v) in values.iter().enumerate() {
+        if *v > values[best] {
+            best = i;
+        }
+    }
+    best as u32
+}

@@ -1,0 +1,104 @@
+//! One forward pass over the tokens of many sequences.
+//!
+//! All tokens of a step are rows of one matrix `[tokens, hidden]` through the linear layers; only
+//! attention looks at sequences, each over its own cache. Prefill chunks and decode tokens share a
+//! step.
+
+use biplane_backend::{AttentionMask, Backend, DType, Result, RopeAngles, Tensor};
+
+use crate::kv_cache::SequenceCache;
+
+/// One sequence's rows in a step.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Span {
+    /// Index into the step's caches.
+    pub cache: usize,
+    /// First row.
+    pub start: usize,
+    /// Number of rows.
+    pub len: usize,
+}
+
+/// The context of one forward pass, handed down through a model.
+pub struct Step<'a, B: Backend> {
+    pub(crate) backend: &'a B,
+    pub(crate) dtype: DType,
+    pub(crate) ids: B::Tensor,
+    pub(crate) positions: Vec<u32>,
+    pub(crate) spans: Vec<Span>,
+    pub(crate) caches: Vec<SequenceCache<B>>,
+    /// Rows whose logits are wanted, rising.
+    pub(crate) logit_rows: Vec<u32>,
+}
+
+impl<B: Backend> Step<'_, B> {
+    /// Token ids, `U32 [tokens]`.
+    pub fn ids(&self) -> &B::Tensor {
+        &self.ids
+    }
+
+    /// The element type activations have.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Rows of this step.
+    pub fn num_tokens(&self) -> usize {
+        self.positions.len()
+    }
+
+    /// RoPE angles of this step's tokens.
+    ///
+    /// # Errors
+    /// Only what the backend reports.
+    pub fn rope(&self, inv_freqs: &[f32], interleaved: bool) -> Result<RopeAngles<B::Tensor>> {
+        RopeAngles::new(self.backend, &self.positions, inv_freqs, interleaved)
+    }
+
+    /// Appends `k`, `v` `[tokens, kv_heads, head_dim]` to the sequences' caches and attends with
+    /// `q [tokens, heads, head_dim]`, each sequence to itself. Gives `[tokens, heads, head_dim]`.
+    ///
+    /// # Errors
+    /// As [`Tensor::attention`].
+    pub fn attend(
+        &mut self,
+        layer: usize,
+        q: &B::Tensor,
+        k: &B::Tensor,
+        v: &B::Tensor,
+        mask: AttentionMask,
+        scale: f32,
+    ) -> Result<B::Tensor> {
+        let (q, k, v) = (q.swap_axes(0, 1)?, k.swap_axes(0, 1)?, v.swap_axes(0, 1)?);
+        let rows = self.num_tokens();
+        let mut parts = Vec::with_capacity(self.spans.len());
+        for span in &self.spans {
+            let part = |t: &B::Tensor| {
+                if span.len == rows {
+                    Ok(t.clone())
+                } else {
+                    t.narrow(1, span.start, span.len)
+                }
+            };
+            let (keys, values) =
+                self.caches[span.cache].append(self.backend, layer, &part(&k)?, &part(&v)?)?;
+            parts.push(part(&q)?.attention(&keys, &values, mask, scale)?);
+        }
+        match parts.as_slice() {
+            [one] => one.swap_axes(0, 1),
+            many => B::Tensor::concat(&many.iter().collect::<Vec<_>>(), 1)?.swap_axes(0, 1),
+        }
+    }
+
+    /// Of `x [tokens, hidden]` the rows whose logits are wanted: only they need to reach the head.
+    ///
+    /// # Errors
+    /// Only what the backend reports.
+    pub fn logit_rows(&self, x: &B::Tensor) -> Result<B::Tensor> {
+        match self.logit_rows.as_slice() {
+            rows if rows.len() == self.num_tokens() => Ok(x.clone()),
+            [row] => x.narrow(0, *row as usize, 1),
+            rows => x.take_rows(&self.backend.from_u32s(rows, [rows.len()])?),
+        }
+    }
+}

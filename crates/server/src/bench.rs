@@ -1,0 +1,95 @@
+//! `biplane bench`
+
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, bail};
+use biplane::{
+    BackendKind,
+    bench::{BenchResult, BenchSettings, bench as measure},
+};
+
+use crate::{cli::BenchArgs, report};
+
+pub fn bench(args: BenchArgs) -> anyhow::Result<()> {
+    let mut backends = args.backend.clone();
+    if backends.is_empty() {
+        backends.extend(BackendKind::compiled());
+    }
+    let results = match backends.as_slice() {
+        [] => bail!("this build has no backend; build with --features candle or --features mlx"),
+        [one] => {
+            let settings = BenchSettings {
+                prompt_tokens: args.prompt_tokens,
+                generate: args.generate,
+                repeat: args.repeat,
+            };
+            vec![serde_json::to_value(measure(
+                args.model.builder(*one),
+                &settings,
+            )?)?]
+        }
+        many => many
+            .iter()
+            .map(|backend| in_child(*backend))
+            .collect::<anyhow::Result<_>>()?,
+    };
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&results)?);
+    } else {
+        table(&results)?;
+    }
+    Ok(())
+}
+
+/// Measures one backend in a process of its own: peak memory and load time are of the process.
+fn in_child(backend: BackendKind) -> anyhow::Result<serde_json::Value> {
+    let program = std::env::current_exe().context("this program's own path")?;
+    let mut arguments: Vec<String> = Vec::new();
+    let mut given = std::env::args().skip(1);
+    while let Some(argument) = given.next() {
+        match argument.as_str() {
+            "--backend" => drop(given.next()),
+            "--json" => {}
+            other if other.starts_with("--backend=") => {}
+            _ => arguments.push(argument),
+        }
+    }
+    let output = Command::new(program)
+        .args(arguments)
+        .args(["--json", "--backend", backend.name()])
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("measuring {backend}"))?;
+    if !output.status.success() {
+        bail!("measuring {backend} failed");
+    }
+    let results: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout)
+        .with_context(|| format!("the figures of {backend}"))?;
+    results
+        .into_iter()
+        .next()
+        .with_context(|| format!("{backend} gave no figures"))
+}
+
+fn table(results: &[serde_json::Value]) -> anyhow::Result<()> {
+    println!(
+        "{:8} {:6} {:5} {:>7} {:>15} {:>14} {:>12} {:>10} {:>12}",
+        "backend", "device", "dtype", "threads", "prefill tok/s", "decode tok/s", "first token", "load", "peak memory"
+    );
+    for value in results {
+        let r: BenchResult = serde_json::from_value(value.clone())?;
+        println!(
+            "{:8} {:6} {:5} {:>7} {:>15.1} {:>14.1} {:>9.0} ms {:>7.0} ms {:>12}",
+            r.backend,
+            r.device,
+            r.dtype,
+            r.threads,
+            r.prefill_tokens_per_second,
+            r.decode_tokens_per_second,
+            r.time_to_first_token_ms,
+            r.load_ms,
+            report::bytes(r.peak_memory_bytes),
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,207 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use biplane::{BackendKind, DType, Device, ModelBuilder};
+use clap::{Args, Parser, Subcommand};
+
+/// Run language models on your own machine, on candle or MLX.
+#[derive(Debug, Parser)]
+#[command(name = "biplane", version, propagate_version = true)]
+pub struct Cli {
+    /// Say more on standard error; twice for everything. BIPLANE_LOG takes a tracing filter.
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    pub verbose: u8,
+
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Answer one prompt; the text goes to standard output as it comes.
+    Run(RunArgs),
+    /// Measure prefill, decode, load time and memory.
+    Bench(BenchArgs),
+}
+
+/// Which model, and on what.
+#[derive(Clone, Debug, Args)]
+pub struct ModelArgs {
+    /// A GGUF file, a directory, or a Hugging Face id (`org/name`, `org/name:Q4_K_M`,
+    /// `org/name@revision`); without it the small starter model.
+    #[arg(short, long, env = "BIPLANE_MODEL")]
+    pub model: Option<String>,
+
+    /// Where to compute.
+    #[arg(long, default_value = "auto", value_parser = device, env = "BIPLANE_DEVICE")]
+    pub device: Device,
+
+    /// Element type of activations: the checkpoint's on a GPU and f32 on a CPU when `auto`.
+    #[arg(long, default_value = "auto", value_parser = dtype)]
+    pub dtype: AutoDType,
+
+    /// Threads that compute on the processor; its physical cores by default.
+    #[arg(long, env = "BIPLANE_THREADS", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+
+    /// Longest sequence in tokens; what the model was made for by default.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub ctx: Option<u32>,
+}
+
+impl ModelArgs {
+    /// The builder for these arguments on one backend.
+    pub fn builder(&self, backend: BackendKind) -> ModelBuilder {
+        if let Some(threads) = self.threads {
+            biplane::set_threads(usize::from(threads));
+        }
+        let mut builder = match &self.model {
+            Some(model) => ModelBuilder::new(model),
+            None => ModelBuilder::starter(),
+        }
+        .with_backend(backend)
+        .with_device(self.device);
+        if let AutoDType(Some(dtype)) = self.dtype {
+            builder = builder.with_dtype(dtype);
+        }
+        if let Some(ctx) = self.ctx {
+            builder = builder.with_context_length(ctx as usize);
+        }
+        builder
+    }
+}
+
+/// `auto` or an element type.
+#[derive(Clone, Copy, Debug)]
+pub struct AutoDType(pub Option<DType>);
+
+/// Arguments of `biplane run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+
+    /// Which engine computes; the first in this build by default.
+    #[arg(long, env = "BIPLANE_BACKEND", value_parser = backend)]
+    pub backend: Option<BackendKind>,
+
+    /// Randomness: 0 always takes the most likely token. The model's own recommendation by default,
+    /// else 0.
+    #[arg(long)]
+    pub temperature: Option<f32>,
+
+    /// Only the most likely tokens that together have this probability.
+    #[arg(long)]
+    pub top_p: Option<f32>,
+
+    /// Only the K most likely tokens.
+    #[arg(long)]
+    pub top_k: Option<usize>,
+
+    /// Only tokens at least this fraction as likely as the most likely one.
+    #[arg(long)]
+    pub min_p: Option<f32>,
+
+    /// Makes the random choices repeatable, alike on every backend.
+    #[arg(long)]
+    pub seed: Option<u64>,
+
+    /// Most tokens to generate; what the context leaves by default.
+    #[arg(short = 'n', long)]
+    pub max_tokens: Option<usize>,
+
+    /// A system message before the prompt.
+    #[arg(long, conflicts_with = "raw")]
+    pub system: Option<String>,
+
+    /// Continue the text as it is, without the model's chat template.
+    #[arg(long)]
+    pub raw: bool,
+
+    /// A chat template (Jinja) to use instead of the model's own.
+    #[arg(long, value_name = "FILE", conflicts_with = "raw")]
+    pub chat_template: Option<PathBuf>,
+
+    /// Only the text: no figures on standard error.
+    #[arg(short, long)]
+    pub quiet: bool,
+
+    /// The prompt; standard input when it is missing or `-`.
+    pub prompt: Option<String>,
+}
+
+/// Arguments of `biplane bench`.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+
+    /// Engines to measure, each in a process of its own; all in this build by default.
+    #[arg(long, value_delimiter = ',', value_parser = backend)]
+    pub backend: Vec<BackendKind>,
+
+    /// Tokens of the prompt.
+    #[arg(long, default_value_t = 512)]
+    pub prompt_tokens: usize,
+
+    /// Tokens to generate.
+    #[arg(long, default_value_t = 64)]
+    pub generate: usize,
+
+    /// Runs whose medians are shown, after one that is not counted.
+    #[arg(long, default_value_t = 3)]
+    pub repeat: usize,
+
+    /// A JSON array instead of a table.
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn backend(s: &str) -> Result<BackendKind, String> {
+    s.parse().map_err(|e: biplane::Error| e.to_string())
+}
+
+fn device(s: &str) -> Result<Device, String> {
+    match s {
+        "auto" => Ok(Device::Auto),
+        "cpu" => Ok(Device::Cpu),
+        "metal" => Ok(Device::Metal),
+        "cuda" => Ok(Device::Cuda(0)),
+        other => other
+            .strip_prefix("cuda:")
+            .and_then(|n| n.parse().ok())
+            .map(Device::Cuda)
+            .ok_or_else(|| "expected auto, cpu, cuda, cuda:N or metal".into()),
+    }
+}
+
+fn dtype(s: &str) -> Result<AutoDType, String> {
+    let floats = || DType::ALL.into_iter().filter(|d| d.is_float());
+    match s {
+        "auto" => Ok(AutoDType(None)),
+        name => floats()
+            .find(|d| d.name() == name)
+            .map(|d| AutoDType(Some(d)))
+            .ok_or_else(|| "expected auto, f32, f16 or bf16".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn devices_and_dtypes_parse() {
+        assert_eq!(device("cuda:1"), Ok(Device::Cuda(1)));
+        assert!(device("tpu").is_err());
+        assert!(dtype("u32").is_err());
+        assert!(matches!(dtype("bf16"), Ok(AutoDType(Some(DType::BF16)))));
+    }
+}

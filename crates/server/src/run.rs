@@ -1,0 +1,139 @@
+//! `biplane run`
+
+use std::{
+    io::{IsTerminal, Read, Write},
+    sync::Arc,
+};
+
+use anyhow::{Context, bail};
+use biplane::{BackendKind, Event, FinishReason, Message, Request, Timings};
+
+use crate::{
+    cli::RunArgs,
+    report::{self, Progress},
+};
+
+pub fn run(args: RunArgs) -> anyhow::Result<()> {
+    let backend = match args.backend {
+        Some(backend) => backend,
+        None => BackendKind::default_here()?,
+    };
+    let prompt = prompt(args.prompt.as_deref())?;
+    let progress = Arc::new(Progress::new(args.quiet));
+    let shown = Arc::clone(&progress);
+    let mut builder = args
+        .model
+        .builder(backend)
+        .with_progress(move |p| shown.update(p.task, p.done, p.total));
+    if let Some(file) = &args.chat_template {
+        let template =
+            std::fs::read_to_string(file).with_context(|| format!("{}", file.display()))?;
+        builder = builder.with_chat_template_literal(template);
+    }
+    let model = builder.build_blocking()?;
+    progress.clear();
+    let tokens = if args.raw {
+        model.prompt_tokens(&prompt)?
+    } else {
+        let mut messages = Vec::new();
+        messages.extend(args.system.map(|text| Message::new("system", text)));
+        messages.push(Message::new("user", prompt));
+        model.chat_tokens(&messages)?
+    };
+    let mut sampling = model.default_sampling();
+    sampling.temperature = args.temperature.unwrap_or(sampling.temperature);
+    sampling.top_p = args.top_p.unwrap_or(sampling.top_p);
+    sampling.top_k = args.top_k.unwrap_or(sampling.top_k);
+    sampling.min_p = args.min_p.unwrap_or(sampling.min_p);
+    sampling.seed = args.seed;
+    let events = model.submit(Request {
+        tokens,
+        sampling,
+        max_tokens: args.max_tokens,
+        ignore_eos: false,
+    })?;
+    let (reason, timings) = print(events)?;
+    if !args.quiet {
+        figures(&model, reason, &timings);
+    }
+    Ok(())
+}
+
+/// The prompt from the argument, or from standard input when it is piped.
+fn prompt(argument: Option<&str>) -> anyhow::Result<String> {
+    let piped = || -> anyhow::Result<String> {
+        let mut text = String::new();
+        std::io::stdin()
+            .read_to_string(&mut text)
+            .context("standard input is not UTF-8 text")?;
+        Ok(text)
+    };
+    let text = match argument {
+        Some("-") => piped()?,
+        Some(text) => text.to_owned(),
+        None if !std::io::stdin().is_terminal() => piped()?,
+        None => bail!("no prompt; write one after the options, or pipe it in"),
+    };
+    if text.is_empty() {
+        bail!("the prompt is empty");
+    }
+    Ok(text)
+}
+
+/// Writes the text as it comes. A reader that goes away ends the answer without an error.
+fn print(
+    mut events: tokio::sync::mpsc::Receiver<Event>,
+) -> anyhow::Result<(FinishReason, Timings)> {
+    let mut out = std::io::stdout().lock();
+    let mut show = |text: &str| -> std::io::Result<()> {
+        out.write_all(text.as_bytes())?;
+        out.flush()
+    };
+    while let Some(event) = events.blocking_recv() {
+        let shown = match event {
+            Event::Token { text, .. } => show(&text),
+            Event::Done {
+                text,
+                reason,
+                timings,
+            } => {
+                let newline = if text.ends_with('\n') { "" } else { "\n" };
+                let _ = show(&format!("{text}{newline}"));
+                return Ok((reason, timings));
+            }
+            Event::Failed(error) => return Err(error.into()),
+        };
+        match shown {
+            Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => {
+                return Ok((FinishReason::Cancelled, Timings::default()));
+            }
+            other => other.context("standard output")?,
+        }
+    }
+    bail!("the engine stopped without an answer")
+}
+
+fn figures(model: &biplane::Model, reason: FinishReason, t: &Timings) {
+    if reason == FinishReason::Cancelled {
+        return;
+    }
+    let memory = biplane::memory::peak_resident_bytes().map_or_else(String::new, |peak| {
+        format!(" · peak memory {}", report::bytes(peak))
+    });
+    let cut = if reason == FinishReason::Length {
+        " (cut at the limit)"
+    } else {
+        ""
+    };
+    eprintln!(
+        "{} on {} · prompt {} tokens, {:.1} tok/s · first token {:.0} ms · {} tokens{cut}, {:.1} tok/s{memory}",
+        model.info().backend,
+        model.info().device,
+        t.prompt_tokens,
+        t.prompt_tokens_per_second(),
+        t.time_to_first_token.as_secs_f64() * 1e3,
+        t.generated_tokens,
+        t.decode_tokens_per_second(),
+    );
+}
+
