@@ -120,9 +120,7 @@ fn civil(days: i64) -> (i64, i64, i64) {
 
 #[cfg(unix)]
 fn offset_from_utc(now: i64) -> i64 {
-    let Ok(now) = libc::time_t::try_from(now) else {
-        return 0;
-    };
+    let now: libc::time_t = now;
     // SAFETY: all fields of tm are integers or a pointer, for which zeros are valid values.
     let mut local: libc::tm = unsafe { std::mem::zeroed() };
     // SAFETY: both pointers are to values that live through the call.

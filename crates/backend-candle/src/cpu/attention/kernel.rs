@@ -95,13 +95,13 @@ impl Kernel for (Queries<'_>, &mut [f32]) {
             }
 
             let mut factors = [0.0; MAX_QUERIES];
-            for query in 0..n {
+            for (query, factor) in factors.iter_mut().enumerate().take(n) {
                 let seen = queries.visible(query);
                 let start = query * width + seen.start - keys.start;
                 let row = &mut scores[start..start + seen.len()];
                 let mut sum = 0.0;
                 Exponentials { row, sum: &mut sum }.run::<V>();
-                factors[query] = if seen.is_empty() { 0.0 } else { 1.0 / sum };
+                *factor = if seen.is_empty() { 0.0 } else { 1.0 / sum };
                 queries.out(query).write_bytes(0, queries.shape.head_dim);
             }
 
@@ -117,10 +117,10 @@ impl Kernel for (Queries<'_>, &mut [f32]) {
                 }
             }
 
-            for query in 0..n {
+            for (query, factor) in factors.into_iter().enumerate().take(n) {
                 let out =
                     std::slice::from_raw_parts_mut(queries.out(query), queries.shape.head_dim);
-                out.iter_mut().for_each(|x| *x *= factors[query]);
+                out.iter_mut().for_each(|x| *x *= factor);
             }
         }
     }
@@ -312,13 +312,14 @@ unsafe fn weigh_lanes<V: Simd, const T: usize, const N: usize>(
     // SAFETY: the caller's contract.
     unsafe {
         let mut sums = [[V::splat(0.0); N]; T];
-        for t in 0..T {
-            for i in 0..N {
-                sums[t][i] = V::load(out[t].add(i * LANES));
+        for (sums, out) in sums.iter_mut().zip(out) {
+            for (i, sum) in sums.iter_mut().enumerate() {
+                *sum = V::load(out.add(i * LANES));
             }
         }
         for key in 0..n {
             // A value at a time: sums, weights and it just fit the registers.
+            #[allow(clippy::needless_range_loop)]
             for i in 0..N {
                 let value = V::load(values.add(key * stride + i * LANES));
                 for t in 0..T {
@@ -326,9 +327,9 @@ unsafe fn weigh_lanes<V: Simd, const T: usize, const N: usize>(
                 }
             }
         }
-        for t in 0..T {
-            for i in 0..N {
-                V::store(out[t].add(i * LANES), sums[t][i]);
+        for (sums, out) in sums.into_iter().zip(out) {
+            for (i, sum) in sums.into_iter().enumerate() {
+                V::store(out.add(i * LANES), sum);
             }
         }
     }

@@ -103,8 +103,8 @@ impl Case {
                     .sum();
                 let p = (dot * f64::from(0.3f32)).exp();
                 sum += p;
-                for d in 0..head_dim {
-                    out[d] += p * row(&self.v, j, d);
+                for (d, out) in out.iter_mut().enumerate() {
+                    *out += p * row(&self.v, j, d);
                 }
             }
             out.iter_mut().for_each(|x| *x /= sum);

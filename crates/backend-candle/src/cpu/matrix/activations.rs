@@ -75,6 +75,7 @@ pub(super) fn arrange(layout: &Layout, at: &Arrangement, x: &[f32], out: &mut [f
         _ => 0.0,
     };
     let shared = SharedOut(out.as_mut_ptr());
+    let scale: [f32; 32] = with_codec!(layout.format, C => std::array::from_fn(C::x_scale));
     let tiles_of_block = at.tokens.div_ceil(TILE);
     let tile = |i: usize| {
         let (token_block, tile) = (i / tiles_of_block, i % tiles_of_block);
@@ -84,18 +85,22 @@ pub(super) fn arrange(layout: &Layout, at: &Arrangement, x: &[f32], out: &mut [f
         }
         let width = TILE.min(tokens - tile * TILE);
         let first = token_block * at.tokens + tile * TILE;
-        with_codec!(layout.format, C => {
-            let scale: [f32; 32] = std::array::from_fn(C::x_scale);
-            for block in 0..at.blocks {
-                let start = at.start_of(token_block) + (block * tokens + tile * TILE) * at.unit;
-                // SAFETY: within `out`, and every tile and block has a part of its own.
-                let out = unsafe { shared.part(start, width * at.unit) };
-                for t in 0..width {
-                    let row = &x[(first + t) * layout.cols..][..layout.cols];
-                    arrange_one::<C>(row, block, &scale, zero, &mut out[t..], width);
-                }
+        for block in 0..at.blocks {
+            let start = at.start_of(token_block) + (block * tokens + tile * TILE) * at.unit;
+            // SAFETY: within `out`, and every tile and block has a part of its own.
+            let out = unsafe { shared.part(start, width * at.unit) };
+            for t in 0..width {
+                let row = &x[(first + t) * layout.cols..][..layout.cols];
+                arrange_one(
+                    row,
+                    block,
+                    &scale[..at.unit - 2],
+                    zero,
+                    &mut out[t..],
+                    width,
+                );
             }
-        });
+        }
     };
     let tiles = at.token_blocks() * tiles_of_block;
     if at.rows > TILE {
@@ -105,19 +110,13 @@ pub(super) fn arrange(layout: &Layout, at: &Arrangement, x: &[f32], out: &mut [f
     }
 }
 
-/// One token's part of one block; its numbers lie `width` apart.
+/// One token's part of one block of as many elements as `scale` has; its numbers lie `width` apart.
 #[inline(always)]
-fn arrange_one<C: Codec>(
-    row: &[f32],
-    block: usize,
-    scale: &[f32; 32],
-    zero: f32,
-    out: &mut [f32],
-    width: usize,
-) {
+fn arrange_one(row: &[f32], block: usize, scale: &[f32], zero: f32, out: &mut [f32], width: usize) {
+    let n = scale.len();
     let mut x = [0.0; 32];
-    let start = (block * C::BLOCK).min(row.len());
-    let here = &row[start..row.len().min(start + C::BLOCK)];
+    let start = (block * n).min(row.len());
+    let here = &row[start..row.len().min(start + n)];
     x[..here.len()].copy_from_slice(here);
     let mut sums = [0.0f32; 8];
     for part in x.chunks_exact(8) {
@@ -126,10 +125,10 @@ fn arrange_one<C: Codec>(
         }
     }
     let sum = sums.iter().sum::<f32>();
-    for k in 0..C::BLOCK {
-        out[k * width] = x[k] * scale[k];
+    for ((out, x), scale) in out.iter_mut().step_by(width).zip(x).zip(scale) {
+        *out = x * scale;
     }
     // Not the product alone: an infinite sum must stay out of codes that count from 0.
-    out[C::BLOCK * width] = if zero == 0.0 { 0.0 } else { -zero * sum };
-    out[(C::BLOCK + 1) * width] = sum;
+    out[n * width] = if zero == 0.0 { 0.0 } else { -zero * sum };
+    out[(n + 1) * width] = sum;
 }

@@ -198,8 +198,8 @@ impl<C: Codec, const T: usize> Kernel for Gemv<'_, C, T> {
                     let starts = x.add(C::BLOCK * T);
                     let mut dot = Dot::<V, T>::new(x, starts);
                     C::visit::<V, _>(word, &mut dot);
-                    for t in 0..T {
-                        header.add(&mut acc[t], dot.sums[t], *starts.add(T + t));
+                    for (t, acc) in acc.iter_mut().enumerate() {
+                        header.add(acc, dot.sums[t], *starts.add(T + t));
                     }
                     word = word.add(C::WORDS);
                     x = x.add(T * (C::BLOCK + 2));

@@ -130,7 +130,6 @@ impl CpuMatrix {
                     match at.tokens_of(token_block) {
                         1 => launch(isa, Gemv::<C, 1>(product)),
                         2 => launch(isa, Gemv::<C, 2>(product)),
-                        3 => launch(isa, Gemv::<C, 3>(product)),
                         _ => gemm(isa, product),
                     }
                 });
