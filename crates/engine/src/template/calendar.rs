@@ -4,11 +4,28 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use minijinja::{Error, ErrorKind};
 
-const DAYS: [&str; 7] =
-    ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
+const DAYS: [&str; 7] = [
+    "Sunday",
+    "Monday",
+    "Tuesday",
+    "Wednesday",
+    "Thursday",
+    "Friday",
+    "Saturday",
+];
 const MONTHS: [&str; 12] = [
-    "January", "February", "March", "April", "May", "June", "July", "August", "September",
-    "October", "November", "December",
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
 ];
 
 /// Seconds since 1970 on the clock that is to be read.
@@ -35,12 +52,18 @@ impl Moment {
     pub fn format(self, format: &str) -> Result<String, Error> {
         let days = self.0.div_euclid(86_400);
         let second_of_day = self.0.rem_euclid(86_400);
-        let (hour, minute, second) =
-            (second_of_day / 3600, second_of_day / 60 % 60, second_of_day % 60);
+        let (hour, minute, second) = (
+            second_of_day / 3600,
+            second_of_day / 60 % 60,
+            second_of_day % 60,
+        );
         let (year, month, day) = civil(days);
         let weekday = (days + 4).rem_euclid(7);
         let name = |names: &[&'static str], i: i64| {
-            usize::try_from(i).ok().and_then(|i| names.get(i).copied()).unwrap_or_default()
+            usize::try_from(i)
+                .ok()
+                .and_then(|i| names.get(i).copied())
+                .unwrap_or_default()
         };
         let short = |name: &'static str| name.get(..3).unwrap_or(name).to_owned();
         let hour_of_12 = (hour + 11) % 12 + 1;
@@ -58,7 +81,11 @@ impl Moment {
                 directive = letters.next();
             }
             let digits = |value: i64, width: usize| {
-                if unpadded { value.to_string() } else { format!("{value:0width$}") }
+                if unpadded {
+                    value.to_string()
+                } else {
+                    format!("{value:0width$}")
+                }
             };
             let text = match directive {
                 Some('Y') => year.to_string(),
@@ -108,7 +135,20 @@ fn civil(days: i64) -> (i64, i64, i64) {
     let leap = (year % 4 == 0 && year % 100 != 0) || year % 400 == 0;
     let mut day = days - days_before(year);
     let mut month = 1;
-    for length in [31, 28 + i64::from(leap), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31] {
+    for length in [
+        31,
+        28 + i64::from(leap),
+        31,
+        30,
+        31,
+        30,
+        31,
+        31,
+        30,
+        31,
+        30,
+        31,
+    ] {
         if day < length {
             break;
         }
@@ -125,7 +165,7 @@ fn offset_from_utc(now: i64) -> i64 {
     let mut local: libc::tm = unsafe { std::mem::zeroed() };
     // SAFETY: both pointers are to values that live through the call.
     let filled = unsafe { libc::localtime_r(&now, &mut local) };
-    if filled.is_null() { 0 } else { i64::from(local.tm_gmtoff) }
+    if filled.is_null() { 0 } else { local.tm_gmtoff }
 }
 
 #[cfg(not(unix))]
@@ -140,14 +180,22 @@ mod tests {
     use super::*;
 
     fn at(seconds: u64, format: &str) -> String {
-        Moment::of(Some(UNIX_EPOCH + Duration::from_secs(seconds))).format(format).unwrap()
+        Moment::of(Some(UNIX_EPOCH + Duration::from_secs(seconds)))
+            .format(format)
+            .unwrap()
     }
 
     #[test]
     fn dates_are_those_of_python() {
-        assert_eq!(at(1_721_997_296, "%d %b %Y, %A %H:%M:%S %j"), "26 Jul 2024, Friday 12:34:56 208");
+        assert_eq!(
+            at(1_721_997_296, "%d %b %Y, %A %H:%M:%S %j"),
+            "26 Jul 2024, Friday 12:34:56 208"
+        );
         assert_eq!(at(951_782_400, "%F %-I%p %e"), "2000-02-29 12AM 29");
-        assert_eq!(at(4_107_542_399, "%B %-d, %Y %T"), "February 28, 2100 23:59:59");
+        assert_eq!(
+            at(4_107_542_399, "%B %-d, %Y %T"),
+            "February 28, 2100 23:59:59"
+        );
         assert_eq!(at(0, "%a %y-%m"), "Thu 70-01");
         assert!(Moment(0).format("%Q").is_err());
     }

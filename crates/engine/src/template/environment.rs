@@ -3,8 +3,7 @@
 use std::{borrow::Cow, error::Error as _, fmt};
 
 use minijinja::{
-    Environment, Error, ErrorKind, State, UndefinedBehavior, Value,
-    syntax::SyntaxConfig,
+    Environment, Error, ErrorKind, State, UndefinedBehavior, Value, syntax::SyntaxConfig,
     value::Kwargs,
 };
 
@@ -31,7 +30,11 @@ impl std::error::Error for Refusal {}
 pub(super) fn new() -> Environment<'static> {
     let mut environment = Environment::new();
     // Without delimiters of its own the configuration is always valid.
-    if let Ok(syntax) = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build() {
+    if let Ok(syntax) = SyntaxConfig::builder()
+        .trim_blocks(true)
+        .lstrip_blocks(true)
+        .build()
+    {
         environment.set_syntax(syntax);
     }
     environment.set_undefined_behavior(UndefinedBehavior::Lenient);
@@ -45,7 +48,9 @@ pub(super) fn new() -> Environment<'static> {
     environment.add_filter("string", |value: &Value| python::str(value));
     environment.add_filter("tojson", tojson);
     // Python's None cannot be iterated.
-    environment.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
+    environment.add_test("iterable", |value: &Value| {
+        !value.is_none() && value.try_iter().is_ok()
+    });
     environment.add_function("raise_exception", |text: &str| -> Result<Value, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, text.to_owned())
             .with_source(Refusal(text.to_owned())))
@@ -72,7 +77,10 @@ fn tojson(
     args: Kwargs,
 ) -> Result<Value, Error> {
     if value.is_undefined() {
-        return Err(Error::new(ErrorKind::UndefinedError, "undefined is no JSON"));
+        return Err(Error::new(
+            ErrorKind::UndefinedError,
+            "undefined is no JSON",
+        ));
     }
     let indent = match indent {
         Some(indent) => Some(indent),
@@ -129,6 +137,9 @@ mod tests {
         let expected =
             "a {%- if true -%} {{ add_generation_prompt }} {% endif %}{% if generation %}";
         assert_eq!(without_generation_tags(source), expected);
-        assert_eq!(without_generation_tags("generation {% open"), "generation {% open");
+        assert_eq!(
+            without_generation_tags("generation {% open"),
+            "generation {% open"
+        );
     }
 }

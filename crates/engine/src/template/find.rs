@@ -19,7 +19,11 @@ pub struct Source {
 
 impl Source {
     fn new(text: String, origin: String) -> Self {
-        Self { default: text, tool_use: None, origin }
+        Self {
+            default: text,
+            tool_use: None,
+            origin,
+        }
     }
 }
 
@@ -29,10 +33,16 @@ impl Source {
 /// [`Error::Io`] when it is a file's name and the file cannot be read.
 pub fn explicit(text_or_path: &str) -> Result<Source> {
     if text_or_path.contains("{%") || text_or_path.contains("{{") {
-        return Ok(Source::new(text_or_path.to_owned(), "the command line".into()));
+        return Ok(Source::new(
+            text_or_path.to_owned(),
+            "the command line".into(),
+        ));
     }
     let path = Path::new(text_or_path);
-    let text = fs::read_to_string(path).map_err(|source| Error::Io { path: path.into(), source })?;
+    let text = fs::read_to_string(path).map_err(|source| Error::Io {
+        path: path.into(),
+        source,
+    })?;
     Ok(Source::new(text, text_or_path.to_owned()))
 }
 
@@ -64,7 +74,9 @@ pub fn find(dir: impl AsRef<Path>) -> Result<Source> {
             Some(value) => return from_json(value, origin),
         }
     }
-    Err(Error::None { origin: dir.display().to_string() })
+    Err(Error::None {
+        origin: dir.display().to_string(),
+    })
 }
 
 /// The template of a GGUF file, `tokenizer.chat_template`; `origin` is the file.
@@ -86,7 +98,9 @@ fn from_json(value: &Value, origin: String) -> Result<Source> {
     }
     let named = |name: &str| {
         let entries = value.as_array()?;
-        let entry = entries.iter().find(|e| e.get("name").and_then(Value::as_str) == Some(name))?;
+        let entry = entries
+            .iter()
+            .find(|e| e.get("name").and_then(Value::as_str) == Some(name))?;
         entry.get("template")?.as_str().map(str::to_owned)
     };
     let Some(default) = named("default") else {
@@ -95,14 +109,21 @@ fn from_json(value: &Value, origin: String) -> Result<Source> {
             reason: "chat_template is neither a text nor a list with one named \"default\"".into(),
         });
     };
-    Ok(Source { default, tool_use: named("tool_use"), origin })
+    Ok(Source {
+        default,
+        tool_use: named("tool_use"),
+        origin,
+    })
 }
 
 fn read(path: &Path) -> Result<Option<String>> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(Error::Io { path: path.to_owned(), source }),
+        Err(source) => Err(Error::Io {
+            path: path.to_owned(),
+            source,
+        }),
     }
 }
 
@@ -119,17 +140,31 @@ mod tests {
 
         write("tokenizer_config.json", r#"{"chat_template": null}"#);
         assert!(matches!(find(dir.path()), Err(Error::None { .. })));
-        write("tokenizer_config.json", r#"{"chat_template": [{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}]}"#);
+        write(
+            "tokenizer_config.json",
+            r#"{"chat_template": [{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}]}"#,
+        );
         let both = find(dir.path()).unwrap();
-        assert_eq!((both.default.as_str(), both.tool_use.as_deref()), ("d", Some("t")));
+        assert_eq!(
+            (both.default.as_str(), both.tool_use.as_deref()),
+            ("d", Some("t"))
+        );
         write("chat_template.json", r#"{"chat_template": "j"}"#);
         assert_eq!(find(dir.path()).unwrap().default, "j");
         write("chat_template.jinja", "file");
         assert_eq!(find(dir.path()).unwrap().default, "file");
-        assert_eq!(explicit("{{ messages }}").unwrap().default, "{{ messages }}");
+        assert_eq!(
+            explicit("{{ messages }}").unwrap().default,
+            "{{ messages }}"
+        );
         let path = dir.path().join("chat_template.jinja");
         assert_eq!(explicit(path.to_str().unwrap()).unwrap().default, "file");
         assert!(explicit("no/such/file").is_err());
-        assert!(from_gguf(None, "m.gguf").unwrap_err().to_string().starts_with("m.gguf"));
+        assert!(
+            from_gguf(None, "m.gguf")
+                .unwrap_err()
+                .to_string()
+                .starts_with("m.gguf")
+        );
     }
 }

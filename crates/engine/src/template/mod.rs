@@ -83,7 +83,11 @@ pub struct Message {
 impl Message {
     /// A message of text.
     pub fn new(role: impl Into<String>, text: impl Into<String>) -> Self {
-        Self { role: role.into(), content: Value::String(text.into()), ..Self::default() }
+        Self {
+            role: role.into(),
+            content: Value::String(text.into()),
+            ..Self::default()
+        }
     }
 }
 
@@ -123,10 +127,12 @@ impl ChatTemplate {
         let mut environment = environment::new();
         let mut add = |name, text: String| {
             let text = environment::without_generation_tags(&text).into_owned();
-            environment.add_template_owned(name, text).map_err(|error| Error::Malformed {
-                origin: source.origin.clone(),
-                reason: error.to_string(),
-            })
+            environment
+                .add_template_owned(name, text)
+                .map_err(|error| Error::Malformed {
+                    origin: source.origin.clone(),
+                    reason: error.to_string(),
+                })
         };
         add(DEFAULT, source.default)?;
         let has_tool_use = source.tool_use.is_some();
@@ -168,7 +174,10 @@ impl ChatTemplate {
             _ => DEFAULT,
         };
         let mut variables: Vec<(&str, Jinja)> = Vec::new();
-        for (name, token) in [("bos_token", &self.bos_token), ("eos_token", &self.eos_token)] {
+        for (name, token) in [
+            ("bos_token", &self.bos_token),
+            ("eos_token", &self.eos_token),
+        ] {
             if let Some(token) = token {
                 variables.push((name, Jinja::from(token.as_str())));
             }
@@ -178,7 +187,10 @@ impl ChatTemplate {
             ("messages", Jinja::from(Serde(&messages))),
             ("tools", Jinja::from(Serde(&options.tools))),
             ("documents", Jinja::from(())),
-            ("add_generation_prompt", Jinja::from(options.add_generation_prompt)),
+            (
+                "add_generation_prompt",
+                Jinja::from(options.add_generation_prompt),
+            ),
             (
                 "strftime_now",
                 Jinja::from_function(move |format: &str| calendar::Moment::of(now).format(format)),
@@ -188,15 +200,22 @@ impl ChatTemplate {
             variables.push((name, Jinja::from(Serde(value))));
         }
         let context = Jinja::from_pairs(variables);
-        let rendered = self.environment.get_template(name).and_then(|t| t.render(context));
-        rendered.map_err(|error| environment::refusal(&error).map_or_else(
-            || Error::Render(error.to_string()),
-            Error::Refused,
-        ))
+        let rendered = self
+            .environment
+            .get_template(name)
+            .and_then(|t| t.render(context));
+        rendered.map_err(|error| {
+            environment::refusal(&error)
+                .map_or_else(|| Error::Render(error.to_string()), Error::Refused)
+        })
     }
 }
 
 fn values<M: Serialize>(messages: &[M]) -> Result<Vec<Value>> {
     let value = |message| serde_json::to_value(message);
-    messages.iter().map(value).collect::<Result<_, _>>().map_err(|e| Error::Render(e.to_string()))
+    messages
+        .iter()
+        .map(value)
+        .collect::<Result<_, _>>()
+        .map_err(|e| Error::Render(e.to_string()))
 }

@@ -13,7 +13,10 @@ pub(super) struct Takes {
 
 impl Default for Takes {
     fn default() -> Self {
-        Self { parts: true, null: true }
+        Self {
+            parts: true,
+            null: true,
+        }
     }
 }
 
@@ -33,7 +36,9 @@ pub(super) fn probe(template: &ChatTemplate) -> Takes {
         parts: template
             .render_as_is(&parts, &options)
             .is_ok_and(|text| text.contains(PROBE) && !text.contains("'type'")),
-        null: template.render_as_is(&null, &options).is_ok_and(|text| !text.contains("None")),
+        null: template
+            .render_as_is(&null, &options)
+            .is_ok_and(|text| !text.contains("None")),
     }
 }
 
@@ -69,5 +74,8 @@ pub(super) fn prepare(messages: &mut [Value], takes: Takes) {
 
 /// The text of parts, if all are text: an image must not vanish without a word.
 fn joined(parts: &[Value]) -> Option<String> {
-    parts.iter().map(|part| part.get("text")?.as_str()).collect()
+    parts
+        .iter()
+        .map(|part| part.get("text")?.as_str())
+        .collect()
 }

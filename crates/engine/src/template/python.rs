@@ -65,7 +65,11 @@ fn write_repr(value: &Value, out: &mut (impl Write + ?Sized), depth: usize) -> f
 
 /// `repr` of a string.
 fn quoted(text: &str) -> String {
-    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
+    let quote = if text.contains('\'') && !text.contains('"') {
+        '"'
+    } else {
+        '\''
+    };
     let mut out = String::from(quote);
     for letter in text.chars() {
         match letter {
@@ -91,7 +95,11 @@ fn float(number: f64) -> String {
         return "nan".into();
     }
     if number.is_infinite() {
-        return if number > 0.0 { "inf".into() } else { "-inf".into() };
+        return if number > 0.0 {
+            "inf".into()
+        } else {
+            "-inf".into()
+        };
     }
     if size == 0.0 || (1e-4..1e16).contains(&size) {
         return format!("{number:?}");
@@ -182,7 +190,8 @@ mod tests {
 
     #[test]
     fn values_look_as_in_python() {
-        let value = json!({"a": [1, 2.0, null, true, "it's", "a\n\"b'"], "b": {}, "c": 1e20, "d": 1e-5});
+        let value =
+            json!({"a": [1, 2.0, null, true, "it's", "a\n\"b'"], "b": {}, "c": 1e20, "d": 1e-5});
         assert_eq!(
             str(&Value::from(minijinja::value::Serde(&value))),
             r#"{'a': [1, 2.0, None, True, "it's", 'a\n"b\''], 'b': {}, 'c': 1e+20, 'd': 1e-05}"#
@@ -191,7 +200,10 @@ mod tests {
             json(&value, None, false),
             r#"{"a": [1, 2.0, null, true, "it's", "a\n\"b'"], "b": {}, "c": 1e+20, "d": 1e-05}"#
         );
-        assert_eq!(json(&json!({"k": ["é", []]}), Some(2), false), "{\n  \"k\": [\n    \"é\",\n    []\n  ]\n}");
+        assert_eq!(
+            json(&json!({"k": ["é", []]}), Some(2), false),
+            "{\n  \"k\": [\n    \"é\",\n    []\n  ]\n}"
+        );
         assert_eq!(json(&json!("é🌍"), None, true), r#""\u00e9\ud83c\udf0d""#);
     }
 }

@@ -14,7 +14,11 @@ use super::*;
 const NOW: u64 = 1_721_997_296;
 
 fn template(text: &str) -> ChatTemplate {
-    let source = Source { default: text.into(), tool_use: None, origin: "test".into() };
+    let source = Source {
+        default: text.into(),
+        tool_use: None,
+        origin: "test".into(),
+    };
     ChatTemplate::new(source, Some("<s>"), None).unwrap()
 }
 
@@ -23,8 +27,16 @@ fn read(path: &Path) -> Value {
 }
 
 fn without_html_escapes(text: &str) -> String {
-    let escapes = [("&lt;", "<"), ("&gt;", ">"), ("&#34;", "\""), ("&#39;", "'"), ("&amp;", "&")];
-    escapes.iter().fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
+    let escapes = [
+        ("&lt;", "<"),
+        ("&gt;", ">"),
+        ("&#34;", "\""),
+        ("&#39;", "'"),
+        ("&amp;", "&"),
+    ];
+    escapes
+        .iter()
+        .fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
 }
 
 #[test]
@@ -33,8 +45,10 @@ fn the_corpus_renders_byte_for_byte() {
     let cases = read(&folder.join("cases.json"));
     let mut failures: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let (mut total, mut failed) = (0, 0);
-    let mut files: Vec<_> =
-        std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut files: Vec<_> = std::fs::read_dir(&folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
     files.sort();
     for path in files {
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
@@ -94,12 +108,16 @@ fn what_a_template_cannot_take_is_put_into_another_form() {
         {"role": "user", "content": [{"type": "text", "text": "a "}, {"type": "text", "text": "b"}]},
         {"role": "assistant", "content": null, "tool_calls": [{"function": {"name": "f", "arguments": "{\"x\": 1.0}"}}]}
     ]);
-    let text = plain.render(messages.as_array().unwrap(), &Options::default()).unwrap();
+    let text = plain
+        .render(messages.as_array().unwrap(), &Options::default())
+        .unwrap();
     assert_eq!(text, "[user:a b][assistant:{\"x\": 1.0}]");
     // An image is not dropped in silence.
     let image = [json!({"role": "user", "content": [{"type": "image"}]})];
     assert!(plain.render(&image, &Options::default()).is_err());
-    let parts = template("{% for m in messages %}{% if m.content is string %}{{ m.content }}{% else %}{% for p in m.content %}<{{ p.text }}>{% endfor %}{% endif %}{% endfor %}");
+    let parts = template(
+        "{% for m in messages %}{% if m.content is string %}{{ m.content }}{% else %}{% for p in m.content %}<{{ p.text }}>{% endfor %}{% endif %}{% endfor %}",
+    );
     let one = &messages.as_array().unwrap()[..1];
     assert_eq!(parts.render(one, &Options::default()).unwrap(), "<a ><b>");
 }
@@ -112,23 +130,40 @@ fn endless_templates_are_stopped() {
         "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
         "{% set n = namespace(s='xxxxxxxx') %}{% for i in range(60) %}{% set n.s = n.s + n.s %}{% endfor %}",
     ] {
-        let error = template(text).render(&none, &Options::default()).unwrap_err();
+        let error = template(text)
+            .render(&none, &Options::default())
+            .unwrap_err();
         assert!(matches!(error, Error::Render(_)), "{error}");
     }
-    let source = Source { default: "{% if %}".into(), tool_use: None, origin: "bad.jinja".into() };
-    let error = ChatTemplate::new(source, None, None).unwrap_err().to_string();
+    let source = Source {
+        default: "{% if %}".into(),
+        tool_use: None,
+        origin: "bad.jinja".into(),
+    };
+    let error = ChatTemplate::new(source, None, None)
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("bad.jinja"), "{error}");
 }
 
 #[test]
 fn tools_are_none_and_users_text_is_data() {
-    let shown = template("{{ tools is none }} {{ documents is none }} {{ eos_token is defined }} {{ bos_token }} {{ messages[0].content }}");
+    let shown = template(
+        "{{ tools is none }} {{ documents is none }} {{ eos_token is defined }} {{ bos_token }} {{ messages[0].content }}",
+    );
     let messages = [Message::new("user", "{{ 7 * 7 }} <b>")];
     let text = shown.render(&messages, &Options::default()).unwrap();
     assert_eq!(text, "True True False <s> {{ 7 * 7 }} <b>");
-    let source = Source { default: "plain".into(), tool_use: Some("tools".into()), origin: String::new() };
+    let source = Source {
+        default: "plain".into(),
+        tool_use: Some("tools".into()),
+        origin: String::new(),
+    };
     let two = ChatTemplate::new(source, None, None).unwrap();
-    let mut options = Options { tools: Some(vec![]), ..Options::default() };
+    let mut options = Options {
+        tools: Some(vec![]),
+        ..Options::default()
+    };
     assert_eq!(two.render(&messages, &options).unwrap(), "plain");
     options.tools = Some(vec![json!({})]);
     assert_eq!(two.render(&messages, &options).unwrap(), "tools");

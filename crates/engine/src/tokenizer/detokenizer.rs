@@ -17,7 +17,12 @@ pub struct Detokenizer {
 impl Detokenizer {
     pub(super) fn new(pieces: Arc<Pieces>, skip_special: bool) -> Self {
         let strip_left = pieces.strip_left();
-        Self { pieces, skip_special, strip_left, pending: Vec::new() }
+        Self {
+            pieces,
+            skip_special,
+            strip_left,
+            pending: Vec::new(),
+        }
     }
 
     /// Takes the next token and gives the text that is now certain, never half a character; none

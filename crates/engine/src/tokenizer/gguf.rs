@@ -80,7 +80,10 @@ impl Kind {
 }
 
 fn malformed(key: &str, reason: String) -> Error {
-    Error::Malformed { origin: format!("tokenizer.ggml.{key}"), reason }
+    Error::Malformed {
+        origin: format!("tokenizer.ggml.{key}"),
+        reason,
+    }
 }
 
 impl Tokenizer {
@@ -116,11 +119,15 @@ impl Tokenizer {
         };
         let default_bos = match vocab.model.as_str() {
             "llama" => true,
-            _ => matches!(vocab.pre.as_deref(), Some("llama-bpe" | "llama3" | "llama-v3" | "tekken")),
+            _ => matches!(
+                vocab.pre.as_deref(),
+                Some("llama-bpe" | "llama3" | "llama-v3" | "tekken")
+            ),
         };
-        let tokens = (0u32..).zip(vocab.tokens).zip(&kinds).map(|((id, token), kind)| {
-            (id, token, matches!(kind, Kind::Control | Kind::Unknown))
-        });
+        let tokens = (0u32..)
+            .zip(vocab.tokens)
+            .zip(&kinds)
+            .map(|((id, token), kind)| (id, token, matches!(kind, Kind::Control | Kind::Unknown)));
         let pieces = Pieces::new("tokenizer.ggml.tokens", &rules, tokens)?;
         let mut tokenizer = Self::new(inner, pieces);
         tokenizer.bos = vocab.bos;
@@ -184,7 +191,10 @@ fn byte_level(vocab: &GgufVocab, kinds: &[Kind]) -> Result<Built> {
         };
         for part in [left, right] {
             if !ids.contains_key(part) {
-                return Err(malformed("merges", format!("{merge:?}: {part:?} is no token")));
+                return Err(malformed(
+                    "merges",
+                    format!("{merge:?}: {part:?} is no token"),
+                ));
             }
         }
         merges.push((left.to_owned(), right.to_owned()));
@@ -201,17 +211,28 @@ fn byte_level(vocab: &GgufVocab, kinds: &[Kind]) -> Result<Built> {
         Ok(inner)
     })
     .map_err(|reason| malformed("tokens", reason))?;
-    Ok((inner, PieceRules { byte_level: true, ..PieceRules::default() }))
+    Ok((
+        inner,
+        PieceRules {
+            byte_level: true,
+            ..PieceRules::default()
+        },
+    ))
 }
 
 fn owned(ids: &HashMap<&str, u32>) -> tokenizers::models::bpe::Vocab {
-    ids.iter().map(|(token, id)| ((*token).to_owned(), *id)).collect()
+    ids.iter()
+        .map(|(token, id)| ((*token).to_owned(), *id))
+        .collect()
 }
 
 fn sentence_piece(vocab: &GgufVocab, kinds: &[Kind]) -> Result<Built> {
     if vocab.scores.len() != vocab.tokens.len() {
         let (scores, tokens) = (vocab.scores.len(), vocab.tokens.len());
-        return Err(malformed("scores", format!("{scores} scores for {tokens} tokens")));
+        return Err(malformed(
+            "scores",
+            format!("{scores} scores for {tokens} tokens"),
+        ));
     }
     // GGUF writes the spaces of user-defined tokens (runs of spaces) plainly.
     let tokens: Vec<String> = vocab
@@ -227,9 +248,10 @@ fn sentence_piece(vocab: &GgufVocab, kinds: &[Kind]) -> Result<Built> {
     let merges = merges_by_score(&tokens, &vocab.scores, kinds, &ids);
     let byte_fallback = kinds.contains(&Kind::Byte)
         && (0..=255u8).all(|byte| ids.contains_key(format!("<0x{byte:02X}>").as_str()));
-    let unknown = vocab.unk.map(|id| id as usize).or_else(|| {
-        kinds.iter().position(|kind| *kind == Kind::Unknown)
-    });
+    let unknown = vocab
+        .unk
+        .map(|id| id as usize)
+        .or_else(|| kinds.iter().position(|kind| *kind == Kind::Unknown));
     let unknown = unknown.and_then(|id| tokens.get(id).cloned());
     let prefix = vocab.add_space_prefix.unwrap_or(true);
 
@@ -279,7 +301,10 @@ fn merges_by_score(
     ids: &HashMap<&str, u32>,
 ) -> Merges {
     let mergeable = |id: u32| {
-        matches!(kinds.get(id as usize), Some(Kind::Normal | Kind::UserDefined))
+        matches!(
+            kinds.get(id as usize),
+            Some(Kind::Normal | Kind::UserDefined)
+        )
     };
     let part = |text: &str| ids.get(text).is_some_and(|&id| mergeable(id));
     let mut found: Vec<(f32, usize, u32, usize)> = Vec::new();
@@ -301,7 +326,9 @@ fn merges_by_score(
     let length = |id: u32| lengths.get(id as usize);
     found.sort_by(|a, b| {
         // Greatest first; equal ones stay in the order of their ids.
-        b.0.total_cmp(&a.0).then(b.1.cmp(&a.1)).then_with(|| length(b.2).cmp(&length(a.2)))
+        b.0.total_cmp(&a.0)
+            .then(b.1.cmp(&a.1))
+            .then_with(|| length(b.2).cmp(&length(a.2)))
     });
     found
         .into_iter()
@@ -330,7 +357,8 @@ mod tests {
 
     #[test]
     fn contradictions_are_errors_that_name_the_key() {
-        let cases: [(&str, fn(&mut GgufVocab)); 6] = [
+        type Spoil = fn(&mut GgufVocab);
+        let cases: [(&str, Spoil); 6] = [
             ("tokenizer.ggml.tokens", |v| v.tokens.clear()),
             ("tokenizer.ggml.token_type", |v| v.token_types.truncate(2)),
             ("tokenizer.ggml.eos_token_id", |v| v.eos = Some(4)),
@@ -351,7 +379,9 @@ mod tests {
     fn a_space_before_the_text_is_added_and_taken_away() {
         let mut vocab = GgufVocab {
             model: "llama".into(),
-            tokens: ["<unk>", "<s>", "\u{2581}", "a", "\u{2581}a"].map(String::from).to_vec(),
+            tokens: ["<unk>", "<s>", "\u{2581}", "a", "\u{2581}a"]
+                .map(String::from)
+                .to_vec(),
             scores: vec![0.0, 0.0, -1.0, -2.0, -3.0],
             token_types: vec![2, 3, 1, 1, 1],
             bos: Some(1),
@@ -361,7 +391,9 @@ mod tests {
         for (prefix, ids) in [(None, vec![1, 4, 4]), (Some(false), vec![1, 3, 4])] {
             vocab.add_space_prefix = prefix;
             let tokenizer = Tokenizer::from_gguf(vocab.clone()).unwrap();
-            let got = tokenizer.encode_with_bos("a a", crate::tokenizer::Specials::Plain).unwrap();
+            let got = tokenizer
+                .encode_with_bos("a a", crate::tokenizer::Specials::Plain)
+                .unwrap();
             assert_eq!(got, ids);
             assert_eq!(tokenizer.decode(&got, true), "a a");
         }
@@ -371,7 +403,9 @@ mod tests {
     fn users_text_never_merges_into_a_control_token() {
         let vocab = GgufVocab {
             model: "llama".into(),
-            tokens: ["<unk>", "<", "s>", "s", ">", "<s>"].map(String::from).to_vec(),
+            tokens: ["<unk>", "<", "s>", "s", ">", "<s>"]
+                .map(String::from)
+                .to_vec(),
             scores: vec![0.0, -1.0, -2.0, -3.0, -4.0, 0.0],
             token_types: vec![2, 1, 1, 1, 1, 3],
             add_space_prefix: Some(false),

@@ -41,14 +41,20 @@ impl Tokenizer {
             marked.push_str(text.get(done..).unwrap_or_default());
             text = Cow::Owned(marked);
         }
-        Err(Error::Encode("its control tokens' names overlap too often".into()))
+        Err(Error::Encode(
+            "its control tokens' names overlap too often".into(),
+        ))
     }
 
     /// Where, in bytes, the names of control tokens can be broken: after each one's first letter.
     fn mark_places(&self, text: &str) -> Vec<usize> {
         // A name may be searched for in normalized text: look at both.
-        let plain = self.parsing.extract_and_normalize(None::<&NormalizerWrapper>, text);
-        let normalized = self.parsing.extract_and_normalize(self.inner.get_normalizer(), text);
+        let plain = self
+            .parsing
+            .extract_and_normalize(None::<&NormalizerWrapper>, text);
+        let normalized = self
+            .parsing
+            .extract_and_normalize(self.inner.get_normalizer(), text);
         let mut places = Vec::new();
         for parts in [plain, normalized] {
             for (_, (start, end), tokens) in

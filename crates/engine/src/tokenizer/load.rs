@@ -21,7 +21,9 @@ impl Tokenizer {
         let dir = dir.as_ref();
         let path = dir.join("tokenizer.json");
         let Some(bytes) = read(&path)? else {
-            return Err(Error::Missing { dir: dir.to_owned() });
+            return Err(Error::Missing {
+                dir: dir.to_owned(),
+            });
         };
         let config = read_json(&dir.join("tokenizer_config.json"))?.unwrap_or_default();
         let map = read_json(&dir.join("special_tokens_map.json"))?.unwrap_or_default();
@@ -31,7 +33,10 @@ impl Tokenizer {
     /// `origin` names the file in errors; `config` is tokenizer_config.json, `map`
     /// special_tokens_map.json, either null when there is none.
     fn from_json(origin: &str, json: &[u8], config: &Value, map: &Value) -> Result<Self> {
-        let malformed = |reason| Error::Malformed { origin: origin.to_owned(), reason };
+        let malformed = |reason| Error::Malformed {
+            origin: origin.to_owned(),
+            reason,
+        };
         let mut inner = caught(|| tokenizers::Tokenizer::from_bytes(json)).map_err(malformed)?;
         caught(|| add_missing(&mut inner, config)).map_err(malformed)?;
         let decoder = serde_json::to_value(inner.get_decoder())
@@ -45,8 +50,10 @@ impl Tokenizer {
         let add_bos = match (asked, bos) {
             (_, None) => false,
             (Some(asked), Some(_)) => asked,
-            (None, Some(bos)) => caught(|| Ok(inner.encode("a", true)?.get_ids().first() == Some(&bos)))
-                .map_err(malformed)?,
+            (None, Some(bos)) => {
+                caught(|| Ok(inner.encode("a", true)?.get_ids().first() == Some(&bos)))
+                    .map_err(malformed)?
+            }
         };
         let mut tokenizer = Self::new(inner, pieces);
         tokenizer.bos = bos;
@@ -60,7 +67,10 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>> {
     match fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(Error::Io { path: path.to_owned(), source }),
+        Err(source) => Err(Error::Io {
+            path: path.to_owned(),
+            source,
+        }),
     }
 }
 
@@ -68,10 +78,12 @@ fn read_json(path: &Path) -> Result<Option<Value>> {
     let Some(bytes) = read(path)? else {
         return Ok(None);
     };
-    serde_json::from_slice(&bytes).map(Some).map_err(|error| Error::Malformed {
-        origin: path.display().to_string(),
-        reason: error.to_string(),
-    })
+    serde_json::from_slice(&bytes)
+        .map(Some)
+        .map_err(|error| Error::Malformed {
+            origin: path.display().to_string(),
+            reason: error.to_string(),
+        })
 }
 
 /// All tokens as (id, spelling for decoding, control token).
@@ -84,7 +96,9 @@ fn tokens(inner: &tokenizers::Tokenizer) -> Vec<(u32, String, bool)> {
         .map(|(token, id)| (id, token, false))
         .collect();
     tokens.extend(added.iter().map(|(&id, token)| {
-        let spelling = inner.id_to_token(id).unwrap_or_else(|| token.content.clone());
+        let spelling = inner
+            .id_to_token(id)
+            .unwrap_or_else(|| token.content.clone());
         (id, spelling, token.special)
     }));
     tokens
@@ -92,12 +106,17 @@ fn tokens(inner: &tokenizers::Tokenizer) -> Vec<(u32, String, bool)> {
 
 /// Adds the tokens that only tokenizer_config.json's `added_tokens_decoder` knows.
 fn add_missing(inner: &mut tokenizers::Tokenizer, config: &Value) -> tokenizers::Result<()> {
-    let Some(listed) = config.get("added_tokens_decoder").and_then(Value::as_object) else {
+    let Some(listed) = config
+        .get("added_tokens_decoder")
+        .and_then(Value::as_object)
+    else {
         return Ok(());
     };
     let mut missing: Vec<(u32, AddedToken)> = Vec::new();
     for (id, entry) in listed {
-        let id: u32 = id.parse().map_err(|_| format!("added token id {id:?} is no number"))?;
+        let id: u32 = id
+            .parse()
+            .map_err(|_| format!("added token id {id:?} is no number"))?;
         let Some(content) = entry.get("content").and_then(Value::as_str) else {
             return Err(format!("added token {id} in tokenizer_config.json has no content").into());
         };
@@ -136,14 +155,20 @@ fn special(
     map: &Value,
 ) -> Result<Option<u32>> {
     // An explicit null in tokenizer_config.json means that there is none.
-    let value = config.get(key).or_else(|| map.get(key)).unwrap_or(&Value::Null);
+    let value = config
+        .get(key)
+        .or_else(|| map.get(key))
+        .unwrap_or(&Value::Null);
     let Some(token) = value.as_str().or_else(|| value.get("content")?.as_str()) else {
         return Ok(None);
     };
-    inner.token_to_id(token).map(Some).ok_or_else(|| Error::Malformed {
-        origin: origin.to_owned(),
-        reason: format!("{key} {token:?} is not in the vocabulary"),
-    })
+    inner
+        .token_to_id(token)
+        .map(Some)
+        .ok_or_else(|| Error::Malformed {
+            origin: origin.to_owned(),
+            reason: format!("{key} {token:?} is not in the vocabulary"),
+        })
 }
 
 #[cfg(test)]
@@ -175,24 +200,41 @@ mod tests {
         let entry = |content: &str| json!({"content": content, "special": true});
         let config = json!({"added_tokens_decoder": {"3": entry("<s>"), "4": entry("<x>")}, "bos_token": {"content": "<s>"}, "add_bos_token": true});
         let tokenizer = load(&bpe(), config).unwrap();
-        assert_eq!(tokenizer.encode_with_bos("a<x>b", Specials::Parse).unwrap(), [3, 0, 4, 1]);
+        assert_eq!(
+            tokenizer.encode_with_bos("a<x>b", Specials::Parse).unwrap(),
+            [3, 0, 4, 1]
+        );
         assert_eq!(tokenizer.bos_token(), Some("<s>"));
         let config = json!({"added_tokens_decoder": {"9": entry("<s>")}});
-        assert!(load(&bpe(), config).unwrap_err().to_string().contains("id 9"));
+        assert!(
+            load(&bpe(), config)
+                .unwrap_err()
+                .to_string()
+                .contains("id 9")
+        );
     }
 
     #[test]
     fn hostile_files_are_errors() {
         let mut none = bpe();
         none["decoder"] = Value::Null;
-        assert!(matches!(load(&none, Value::Null), Err(Error::Unsupported { .. })));
+        assert!(matches!(
+            load(&none, Value::Null),
+            Err(Error::Unsupported { .. })
+        ));
         // This one panics inside the crate: the merge is longer than any token.
         let mut merge = bpe();
         merge["model"]["merges"] = json!([["a", "b"]]);
-        assert!(matches!(load(&merge, Value::Null), Err(Error::Malformed { .. })));
+        assert!(matches!(
+            load(&merge, Value::Null),
+            Err(Error::Malformed { .. })
+        ));
         let mut far = bpe();
         far["model"]["vocab"]["b"] = json!(4_000_000_000u32);
-        assert!(matches!(load(&far, Value::Null), Err(Error::Malformed { .. })));
+        assert!(matches!(
+            load(&far, Value::Null),
+            Err(Error::Malformed { .. })
+        ));
         let missing = load(&bpe(), json!({"bos_token": "<nope>"})).unwrap_err();
         assert!(missing.to_string().contains("<nope>"), "{missing}");
         assert!(Tokenizer::from_json("t", b"[1", &Value::Null, &Value::Null).is_err());
@@ -201,7 +243,9 @@ mod tests {
     #[test]
     fn stop_ids_are_the_union_and_known_names() {
         let tokenizer = load(&bpe(), json!({"eos_token": "b"})).unwrap();
-        let stops = tokenizer.stop_ids([&json!([7, 1]), &Value::Null, &json!(5)]).unwrap();
+        let stops = tokenizer
+            .stop_ids([&json!([7, 1]), &Value::Null, &json!(5)])
+            .unwrap();
         assert_eq!(stops, [1, 2, 5, 7]);
         assert!(tokenizer.stop_ids([&json!("</s>")]).is_err());
     }

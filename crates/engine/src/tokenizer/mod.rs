@@ -264,7 +264,11 @@ impl Tokenizer {
         &self,
         eos_token_ids: impl IntoIterator<Item = &'a Value>,
     ) -> Result<Vec<u32>> {
-        let mut ids: Vec<u32> = self.eos.into_iter().chain(self.ends.iter().copied()).collect();
+        let mut ids: Vec<u32> = self
+            .eos
+            .into_iter()
+            .chain(self.ends.iter().copied())
+            .collect();
         for value in eos_token_ids {
             match value {
                 Value::Null => {}
@@ -295,10 +299,13 @@ impl Tokenizer {
 }
 
 fn token_id(value: &Value) -> Result<u32> {
-    value.as_u64().and_then(|id| u32::try_from(id).ok()).ok_or_else(|| Error::Malformed {
-        origin: "eos_token_id".into(),
-        reason: format!("expected token ids, got {value}"),
-    })
+    value
+        .as_u64()
+        .and_then(|id| u32::try_from(id).ok())
+        .ok_or_else(|| Error::Malformed {
+            origin: "eos_token_id".into(),
+            reason: format!("expected token ids, got {value}"),
+        })
 }
 
 /// Runs the tokenizers crate, which panics on some hostile vocabularies and patterns.

@@ -71,7 +71,10 @@ impl PieceRules {
                     Some([letter]) if letter.is_ascii() => *letter,
                     _ => return Err(unsupported()),
                 };
-                let start = step.get("start").and_then(Value::as_u64).ok_or_else(unsupported)?;
+                let start = step
+                    .get("start")
+                    .and_then(Value::as_u64)
+                    .ok_or_else(unsupported)?;
                 self.strip_left = Some((letter, usize::try_from(start).unwrap_or(usize::MAX)));
             }
             _ => return Err(unsupported()),
@@ -152,7 +155,10 @@ impl Pieces {
         if greatest > tokens.len().saturating_mul(2).saturating_add(SPARE_IDS) {
             return Err(Error::Malformed {
                 origin: origin.to_owned(),
-                reason: format!("token id {greatest} is far beyond its {} tokens", tokens.len()),
+                reason: format!(
+                    "token id {greatest} is far beyond its {} tokens",
+                    tokens.len()
+                ),
             });
         }
         let mut pieces = Self {
@@ -225,7 +231,10 @@ mod tests {
 
     #[test]
     fn an_id_far_beyond_the_vocabulary_is_refused() {
-        let tokens = [(0, "a".to_owned(), false), (u32::MAX, "b".to_owned(), false)];
+        let tokens = [
+            (0, "a".to_owned(), false),
+            (u32::MAX, "b".to_owned(), false),
+        ];
         let error = Pieces::new("t", &PieceRules::default(), tokens).unwrap_err();
         assert!(error.to_string().contains("4294967295"), "{error}");
     }

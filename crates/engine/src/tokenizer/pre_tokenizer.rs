@@ -12,8 +12,7 @@ use tokenizers::{
 
 use super::{Error, Result};
 
-const GPT2: &str =
-    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
@@ -57,7 +56,13 @@ const KINDS: &[(&[&str], Cuts, bool)] = &[
         false,
     ),
     (
-        &["qwen2", "stablelm2", "deepseek-r1-qwen", "megrez", "hunyuan"],
+        &[
+            "qwen2",
+            "stablelm2",
+            "deepseek-r1-qwen",
+            "megrez",
+            "hunyuan",
+        ],
         Cuts::Patterns(&[QWEN2]),
         false,
     ),
@@ -74,8 +79,13 @@ const KINDS: &[(&[&str], Cuts, bool)] = &[
 /// old file, which is GPT-2's.
 pub(super) fn byte_level(name: Option<&str>) -> Result<(PreTokenizerWrapper, bool)> {
     let name = name.unwrap_or("gpt-2");
-    let Some((_, cuts, whole_words)) = KINDS.iter().find(|(names, ..)| names.contains(&name)) else {
-        let known: Vec<&str> = KINDS.iter().flat_map(|(names, ..)| *names).copied().collect();
+    let Some((_, cuts, whole_words)) = KINDS.iter().find(|(names, ..)| names.contains(&name))
+    else {
+        let known: Vec<&str> = KINDS
+            .iter()
+            .flat_map(|(names, ..)| *names)
+            .copied()
+            .collect();
         return Err(Error::Unsupported {
             origin: "tokenizer.ggml.pre".into(),
             what: format!("pre-tokenizer {name:?}"),
@@ -94,7 +104,11 @@ pub(super) fn byte_level(name: Option<&str>) -> Result<(PreTokenizerWrapper, boo
                     SplitDelimiterBehavior::Isolated,
                     false,
                 );
-                steps.push(split.map_err(|error| Error::Encode(error.to_string()))?.into());
+                steps.push(
+                    split
+                        .map_err(|error| Error::Encode(error.to_string()))?
+                        .into(),
+                );
             }
             steps.push(bytes(false));
             steps
@@ -113,6 +127,9 @@ mod tests {
             byte_level(Some(name)).unwrap();
         }
         let error = byte_level(Some("klingon")).unwrap_err().to_string();
-        assert!(error.contains("klingon") && error.contains("stablelm2"), "{error}");
+        assert!(
+            error.contains("klingon") && error.contains("stablelm2"),
+            "{error}"
+        );
     }
 }

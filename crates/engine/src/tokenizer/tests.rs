@@ -91,9 +91,15 @@ fn vocab_of(path: &Path) -> GgufVocab {
         let kind = reader.u32();
         found.insert(key, reader.value(kind));
     }
-    let mut take = |key: &str| found.remove(&format!("tokenizer.ggml.{key}")).unwrap_or_default();
+    let mut take = |key: &str| {
+        found
+            .remove(&format!("tokenizer.ggml.{key}"))
+            .unwrap_or_default()
+    };
     fn list<T: serde::de::DeserializeOwned>(value: Value) -> Vec<T> {
-        serde_json::from_value::<Option<Vec<T>>>(value).unwrap().unwrap_or_default()
+        serde_json::from_value::<Option<Vec<T>>>(value)
+            .unwrap()
+            .unwrap_or_default()
     }
     let id = |value: Value| value.as_u64().map(|id| id as u32);
     GgufVocab {
@@ -127,8 +133,30 @@ impl Random {
 
     fn text(&mut self) -> String {
         const WORDS: [&str; 24] = [
-            "the", " of", "Alice", " ", "  ", "\n", "\r\n", "\t", "12", "3456", "don't", "I'LL", "é", "ß",
-            "你好", "🌍", "👩\u{200d}👧", "a\u{301}", "\u{a0}", "▁", "<|im_", "end|>", "<0x0A>", "...",
+            "the",
+            " of",
+            "Alice",
+            " ",
+            "  ",
+            "\n",
+            "\r\n",
+            "\t",
+            "12",
+            "3456",
+            "don't",
+            "I'LL",
+            "é",
+            "ß",
+            "你好",
+            "🌍",
+            "👩\u{200d}👧",
+            "a\u{301}",
+            "\u{a0}",
+            "▁",
+            "<|im_",
+            "end|>",
+            "<0x0A>",
+            "...",
         ];
         let mut text = String::new();
         for _ in 0..self.below(24) {
@@ -157,7 +185,10 @@ fn ids_and_text_are_those_of_transformers() {
                 assert_eq!(plain, ids(&case["ids_no_special"]), "{family}: {text:?}");
                 let whole = tokenizer.encode_with_bos(text, Specials::Parse).unwrap();
                 assert_eq!(whole, ids(&case["ids"]), "{family}: {text:?}");
-                assert_eq!(tokenizer.decode(&whole, true), case["decoded"].as_str().unwrap());
+                assert_eq!(
+                    tokenizer.decode(&whole, true),
+                    case["decoded"].as_str().unwrap()
+                );
             }
         }
     }
@@ -183,7 +214,10 @@ fn gguf_vocabularies_encode_as_their_tokenizer_json() {
                 text.push_str(&random.text());
             }
             for how in [Specials::Parse, Specials::Plain] {
-                let (a, b) = (hf.encode(&text, how).unwrap(), gguf.encode(&text, how).unwrap());
+                let (a, b) = (
+                    hf.encode(&text, how).unwrap(),
+                    gguf.encode(&text, how).unwrap(),
+                );
                 assert_eq!(a, b, "{family} {how:?}: {text:?}");
                 assert_eq!(hf.decode(&a, false), gguf.decode(&a, false));
             }
@@ -197,14 +231,18 @@ fn encoding_is_the_crates_own_and_texts_come_back() {
     for family in FAMILIES {
         let ours = from_hf(family);
         let crates =
-            tokenizers::Tokenizer::from_file(fixtures().join(family).join("hf/tokenizer.json")).unwrap();
+            tokenizers::Tokenizer::from_file(fixtures().join(family).join("hf/tokenizer.json"))
+                .unwrap();
         let mut random = Random(11);
         for _ in 0..500 {
             let text = random.text() + ours.eos_token().unwrap() + &random.text();
             let ids = ours.encode(&text, Specials::Parse).unwrap();
             assert_eq!(ids, crates.encode(text.as_str(), false).unwrap().get_ids());
             let plain = ours.encode(&text, Specials::Plain).unwrap();
-            assert!(plain.iter().all(|&id| !ours.is_special(id)), "{family}: {text:?}");
+            assert!(
+                plain.iter().all(|&id| !ours.is_special(id)),
+                "{family}: {text:?}"
+            );
             if !text.contains('▁') {
                 assert_eq!(ours.decode(&plain, true), text, "{family}");
                 assert_eq!(crates.decode(&ids, true).unwrap(), ours.decode(&ids, true));
@@ -253,7 +291,10 @@ fn half_a_character_waits_for_its_other_half() {
     let byte = |b: u8| tokenizer.id_of(&format!("<0x{b:02X}>")).unwrap();
     let mut stream = tokenizer.detokenizer(true);
     let text: Vec<_> = "é你".bytes().map(|b| stream.push(byte(b))).collect();
-    assert_eq!(text, [None, Some("é".into()), None, None, Some("你".into())]);
+    assert_eq!(
+        text,
+        [None, Some("é".into()), None, None, Some("你".into())]
+    );
     assert_eq!(stream.push(byte(0xE4)), None);
     assert_eq!(stream.finish().as_deref(), Some("\u{FFFD}"));
 }
@@ -272,7 +313,10 @@ fn guarded_text_never_becomes_control_tokens() {
         assert_eq!(tokenizer.decode(&ids, true), user, "{family}");
         let between = tokenizer.encode(&user, Specials::Plain).unwrap();
         assert_eq!(ids[1..ids.len() - 1], between, "{family}");
-        assert!(matches!(tokenizer.guard("plain").unwrap(), std::borrow::Cow::Borrowed(_)));
+        assert!(matches!(
+            tokenizer.guard("plain").unwrap(),
+            std::borrow::Cow::Borrowed(_)
+        ));
     }
 }
 
@@ -296,7 +340,10 @@ fn long_texts_take_time_in_proportion() {
             // Generous: other tests share the machine; quadratic time would be minutes.
             let (spent, head) = (start.elapsed(), text.get(..12).unwrap_or_default());
             println!("{family} {head:?}: {spent:?}");
-            assert!(spent < Duration::from_secs(4), "{family} {head:?}: {spent:?}");
+            assert!(
+                spent < Duration::from_secs(4),
+                "{family} {head:?}: {spent:?}"
+            );
         }
     }
 }
@@ -313,7 +360,10 @@ fn real_models_prompts_have_the_reference_ids() {
         let vocab = vocab_of(&folder.join(file));
         let read = start.elapsed();
         let tokenizer = Tokenizer::from_gguf(vocab).unwrap();
-        println!("{file}: {:?} to build, {read:?} to read", start.elapsed() - read);
+        println!(
+            "{file}: {:?} to build, {read:?} to read",
+            start.elapsed() - read
+        );
         for (name, prompt) in model["prompts"].as_object().unwrap() {
             let text = prompt["text"].as_str().unwrap();
             let got = tokenizer.encode_with_bos(text, Specials::Parse).unwrap();
