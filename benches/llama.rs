@@ -17,7 +17,9 @@ fn llama(c: &mut Criterion) {
         };
         let mut runner = builder.with_backend(backend).build_runner().unwrap();
         let vocab = runner.info().vocab_size as u32;
-        let tokens: Vec<u32> = (0..PREFILL as u32).map(|i| (i * 7919 + 11) % vocab).collect();
+        let tokens: Vec<u32> = (0..PREFILL as u32)
+            .map(|i| (i * 7919 + 11) % vocab)
+            .collect();
         let slot = runner.open().unwrap();
         let step = |tokens: &[u32]| StepPlan {
             spans: vec![SpanPlan {

@@ -90,7 +90,10 @@ fn ops<B: Backend>(c: &mut Criterion) {
         let v = tensor(&b, 3, [KV_HEADS, 512, HEAD_DIM]);
         g.bench_function(id(rows), |bench| {
             bench.iter(|| {
-                finish(&b, &q.attention(&k, &v, AttentionMask::Causal, 0.125).unwrap());
+                finish(
+                    &b,
+                    &q.attention(&k, &v, AttentionMask::Causal, 0.125).unwrap(),
+                );
             });
         });
         g.finish();

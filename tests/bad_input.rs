@@ -24,7 +24,10 @@ fn refused(model: &Path, backend: BackendKind) -> String {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     let code = output.status.code();
     assert!(matches!(code, Some(1..=4)), "exit code {code:?}: {said}");
-    assert!(said.starts_with("error: ") || said.contains("\nerror: "), "{said}");
+    assert!(
+        said.starts_with("error: ") || said.contains("\nerror: "),
+        "{said}"
+    );
     assert!(!said.contains("panicked"), "{said}");
     assert_eq!(output.stdout, b"");
     said
@@ -72,7 +75,16 @@ fn a_gguf_cut_short_anywhere_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("cut.gguf");
     // In the magic, the counts, the metadata, the tensor list, and the data.
-    for part in [2, 12, 20, 200, 5_000, 20_000, whole.len() / 2, whole.len() - 1] {
+    for part in [
+        2,
+        12,
+        20,
+        200,
+        5_000,
+        20_000,
+        whole.len() / 2,
+        whole.len() - 1,
+    ] {
         fs::write(&path, &whole[..part]).unwrap();
         for backend in BackendKind::compiled() {
             assert_says(&refused(&path, backend), &["cut.gguf"]);
@@ -82,9 +94,13 @@ fn a_gguf_cut_short_anywhere_is_refused() {
 
 #[test]
 fn safetensors_cut_short_anywhere_are_refused() {
-    let len = fs::metadata(fixture("llama/mlx-4bit/model.safetensors")).unwrap().len() as usize;
+    let len = fs::metadata(fixture("llama/mlx-4bit/model.safetensors"))
+        .unwrap()
+        .len() as usize;
     for part in [0, 4, 8, 100, 4_000, len / 2, len - 1] {
-        let dir = changed("llama/mlx-4bit", "model.safetensors", |b| b[..part].to_vec());
+        let dir = changed("llama/mlx-4bit", "model.safetensors", |b| {
+            b[..part].to_vec()
+        });
         assert_says(&refused(dir.path(), first()), &["model.safetensors"]);
     }
 }
@@ -101,7 +117,10 @@ fn a_shard_that_is_missing_or_cut_is_named() {
 #[test]
 fn another_architecture_lists_what_is_supported() {
     let dir = changed_config(|c| c["model_type"] = "mamba".into());
-    assert_says(&refused(dir.path(), first()), &["mamba", "supported are", "llama"]);
+    assert_says(
+        &refused(dir.path(), first()),
+        &["mamba", "supported are", "llama"],
+    );
 }
 
 #[test]
@@ -126,10 +145,22 @@ fn config_that_contradicts_itself_is_refused() {
     type Change = fn(&mut serde_json::Value);
     let cases: [(Change, &[&str]); 6] = [
         (|c| c["quantization"]["bits"] = 7.into(), &["bits 7"]),
-        (|c| c["quantization"]["bits"] = 8.into(), &["8 bits", "tensor"]),
-        (|c| c["quantization"]["mode"] = "mxfp4".into(), &["mxfp4", "affine"]),
-        (|c| drop(c.as_object_mut().unwrap().remove("hidden_size")), &["hidden_size"]),
-        (|c| c["rope_scaling"]["rope_type"] = "yarn".into(), &["yarn", "llama3"]),
+        (
+            |c| c["quantization"]["bits"] = 8.into(),
+            &["8 bits", "tensor"],
+        ),
+        (
+            |c| c["quantization"]["mode"] = "mxfp4".into(),
+            &["mxfp4", "affine"],
+        ),
+        (
+            |c| drop(c.as_object_mut().unwrap().remove("hidden_size")),
+            &["hidden_size"],
+        ),
+        (
+            |c| c["rope_scaling"]["rope_type"] = "yarn".into(),
+            &["yarn", "llama3"],
+        ),
         (|c| c["hidden_act"] = "relu".into(), &["relu", "silu"]),
     ];
     for (change, words) in cases {
@@ -173,7 +204,10 @@ fn a_tensor_nobody_knows_is_named() {
     });
     let said = refused(dir.path(), first());
     // Two tensors over the same bytes may be refused by the format already.
-    assert!(said.contains(name) || said.contains("model.safetensors"), "{said}");
+    assert!(
+        said.contains(name) || said.contains("model.safetensors"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -189,7 +223,10 @@ fn a_wrong_element_type_is_named() {
 fn a_wrong_shape_is_named() {
     let name = "model.layers.0.self_attn.q_proj.weight";
     let dir = with_header(|header| header[name]["shape"] = serde_json::json!([32, 128]));
-    assert_says(&refused(dir.path(), first()), &[name, "[64, 64]", "[32, 128]"]);
+    assert_says(
+        &refused(dir.path(), first()),
+        &[name, "[64, 64]", "[32, 128]"],
+    );
 }
 
 #[test]
@@ -206,7 +243,12 @@ fn folders_that_are_no_checkpoint_are_explained() {
 
 #[test]
 fn a_broken_tokenizer_is_named() {
-    for content in ["", "{}", "[1, 2", r#"{"version":"1.0","model":{"type":"BPE"}}"#] {
+    for content in [
+        "",
+        "{}",
+        "[1, 2",
+        r#"{"version":"1.0","model":{"type":"BPE"}}"#,
+    ] {
         let dir = changed("llama/mlx-4bit", "tokenizer.json", |_| content.into());
         assert_says(&refused(dir.path(), first()), &["tokenizer"]);
     }

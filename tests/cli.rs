@@ -7,7 +7,12 @@ use biplane_tests::{fixture, real_model};
 
 fn biplane() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_biplane"));
-    for name in ["BIPLANE_MODEL", "BIPLANE_BACKEND", "BIPLANE_DEVICE", "BIPLANE_THREADS"] {
+    for name in [
+        "BIPLANE_MODEL",
+        "BIPLANE_BACKEND",
+        "BIPLANE_DEVICE",
+        "BIPLANE_THREADS",
+    ] {
         command.env_remove(name);
     }
     command.timeout(std::time::Duration::from_secs(300));
@@ -37,7 +42,14 @@ fn text_goes_to_stdout_and_figures_to_stderr() {
         let figures = String::from_utf8(output.stderr).unwrap();
         assert!(output.status.success(), "{figures}");
         assert!(output.stdout.len() > 1);
-        for word in [backend.name(), "cpu", "tok/s", "first token", "peak memory", "8 tokens"] {
+        for word in [
+            backend.name(),
+            "cpu",
+            "tok/s",
+            "first token",
+            "peak memory",
+            "8 tokens",
+        ] {
             assert!(figures.contains(word), "{word:?} is not in: {figures}");
         }
     }
@@ -46,7 +58,16 @@ fn text_goes_to_stdout_and_figures_to_stderr() {
 #[test]
 fn a_seed_means_the_same_on_every_backend_and_every_time() {
     let run = |backend: BackendKind, seed: &str| {
-        let args = ["--temperature", "0.9", "--top-p", "0.95", "--seed", seed, "-n", "24"];
+        let args = [
+            "--temperature",
+            "0.9",
+            "--top-p",
+            "0.95",
+            "--seed",
+            seed,
+            "-n",
+            "24",
+        ];
         stdout(
             biplane()
                 .args(["run", "--raw", "--quiet", "--backend", backend.name()])
@@ -67,7 +88,9 @@ fn a_seed_means_the_same_on_every_backend_and_every_time() {
 fn a_piped_prompt_is_the_same_as_an_argument() {
     let command = |prompt: &[&str]| {
         let mut c = biplane();
-        c.args(["run", "--raw", "-q", "-n", "6", "-m"]).arg(tiny()).args(prompt);
+        c.args(["run", "--raw", "-q", "-n", "6", "-m"])
+            .arg(tiny())
+            .args(prompt);
         c
     };
     let argument = stdout(&mut command(&["Alice was"]));
@@ -100,7 +123,10 @@ fn wrong_flags_are_explained() {
             .unwrap();
         let said = String::from_utf8(output.stderr).unwrap();
         assert!(!output.status.success(), "{args:?} passed");
-        assert!(said.contains(word) && !said.contains("panicked"), "{args:?}: {said}");
+        assert!(
+            said.contains(word) && !said.contains("panicked"),
+            "{args:?}: {said}"
+        );
     }
 }
 
@@ -121,12 +147,22 @@ fn a_prompt_longer_than_the_context_is_refused_with_the_figures() {
 fn bench_gives_a_json_array_of_every_backend() {
     let text = stdout(
         biplane()
-            .args(["bench", "--json", "--prompt-tokens", "16", "--generate", "4"])
+            .args([
+                "bench",
+                "--json",
+                "--prompt-tokens",
+                "16",
+                "--generate",
+                "4",
+            ])
             .args(["--repeat", "1", "-m"])
             .arg(tiny()),
     );
     let results: Vec<serde_json::Value> = serde_json::from_str(&text).unwrap();
-    let names: Vec<_> = results.iter().map(|r| r["backend"].as_str().unwrap()).collect();
+    let names: Vec<_> = results
+        .iter()
+        .map(|r| r["backend"].as_str().unwrap())
+        .collect();
     let compiled: Vec<_> = BackendKind::compiled().map(BackendKind::name).collect();
     assert_eq!(names, compiled);
     for result in results {
@@ -153,7 +189,16 @@ fn a_real_model_answers_in_chat() {
     for backend in BackendKind::compiled() {
         let text = stdout(
             biplane()
-                .args(["run", "-q", "-n", "40", "--temperature", "0", "--backend", backend.name()])
+                .args([
+                    "run",
+                    "-q",
+                    "-n",
+                    "40",
+                    "--temperature",
+                    "0",
+                    "--backend",
+                    backend.name(),
+                ])
                 .arg("-m")
                 .arg(&model)
                 .arg("What is the capital of France?"),

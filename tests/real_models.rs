@@ -56,15 +56,27 @@ fn matches_the_reference(backend: BackendKind) {
         let got = last_logits(&mut *r, &p.ids);
         let at: Vec<f32> = golden.logit_indices.iter().map(|&i| got[i]).collect();
         let (difference, i) = max_difference(&at, &p.logits_at_indices);
-        assert!(difference <= LOGITS, "{what}: logit {} is off by {difference}", golden.logit_indices[i]);
+        assert!(
+            difference <= LOGITS,
+            "{what}: logit {} is off by {difference}",
+            golden.logit_indices[i]
+        );
         for &(id, logit) in &p.top20 {
-            assert!((got[id] - logit).abs() <= LOGITS, "{what}: logit {id} is {} for {logit}", got[id]);
+            assert!(
+                (got[id] - logit).abs() <= LOGITS,
+                "{what}: logit {id} is {} for {logit}",
+                got[id]
+            );
         }
         let tokens = greedy(&mut *r, &p.ids, p.greedy.len());
         assert_greedy(&what, &tokens, &p.greedy, &p.greedy_margins, LOGITS);
     }
     let nll = nll_mean(&mut *r, &golden.nll.ids);
-    assert!((nll - golden.nll.mean).abs() < 1e-3, "{nll} for {}", golden.nll.mean);
+    assert!(
+        (nll - golden.nll.mean).abs() < 1e-3,
+        "{nll} for {}",
+        golden.nll.mean
+    );
 }
 
 on_each_backend! {
@@ -83,7 +95,10 @@ fn the_backends_agree() {
     let mut a = runner(&path, BackendKind::Candle);
     let mut b = runner(&path, BackendKind::Mlx);
     for (name, p) in &golden.prompts {
-        let (x, y) = (greedy(&mut *a, &p.ids, TOKENS), greedy(&mut *b, &p.ids, TOKENS));
+        let (x, y) = (
+            greedy(&mut *a, &p.ids, TOKENS),
+            greedy(&mut *b, &p.ids, TOKENS),
+        );
         let Some(at) = (0..TOKENS).find(|&i| x[i] != y[i]) else {
             continue;
         };
@@ -92,7 +107,13 @@ fn the_backends_agree() {
         logits.sort_by(|a, b| b.total_cmp(a));
         let gap = logits[0] - logits[1];
         println!("{name}: the backends part at token {at}, where the top-2 gap is {gap}");
-        assert!(gap < 2.0 * LOGITS, "{name}: they part at token {at} over a gap of {gap}");
-        assert!(at >= 32, "{name}: they part at token {at} already (gap {gap})");
+        assert!(
+            gap < 2.0 * LOGITS,
+            "{name}: they part at token {at} over a gap of {gap}"
+        );
+        assert!(
+            at >= 32,
+            "{name}: they part at token {at} already (gap {gap})"
+        );
     }
 }

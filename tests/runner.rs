@@ -21,7 +21,9 @@ fn assert_same(backend: BackendKind, a: &[f32], b: &[f32]) {
 }
 
 fn prompt(seed: u32, n: usize) -> Vec<u32> {
-    (0..n as u32).map(|i| (i * 97 + seed * 31 + 5) % 500).collect()
+    (0..n as u32)
+        .map(|i| (i * 97 + seed * 31 + 5) % 500)
+        .collect()
 }
 
 fn chunked_is_whole(backend: BackendKind) {
@@ -89,13 +91,19 @@ fn prefill_and_decode_share_a_step(backend: BackendKind) {
     ];
     let out = r.step(&StepPlan { spans }).unwrap();
     let alone = last_logits(&mut *r, &[a, vec![77]].concat());
-    let best = (0..alone.len()).max_by(|&i, &j| alone[i].total_cmp(&alone[j])).unwrap();
+    let best = (0..alone.len())
+        .max_by(|&i, &j| alone[i].total_cmp(&alone[j]))
+        .unwrap();
     assert_eq!(out[0], SpanOutput::Token(best as u32));
     let all = logits(out[1].clone());
     let vocab = r.info().vocab_size;
     assert_eq!(all.len(), 40 * vocab);
     assert_same(backend, &all[39 * vocab..], &last_logits(&mut *r, &b));
-    assert_same(backend, &all[4 * vocab..5 * vocab], &last_logits(&mut *r, &b[..5]));
+    assert_same(
+        backend,
+        &all[4 * vocab..5 * vocab],
+        &last_logits(&mut *r, &b[..5]),
+    );
 }
 
 fn forks_and_truncation(backend: BackendKind) {

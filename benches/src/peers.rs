@@ -42,14 +42,21 @@ fn main() -> Result<()> {
         println!("{}", serde_json::to_string(&figures)?);
         return Ok(());
     }
-    let file = args.first().context("usage: peers FILE.gguf [PROMPT] [GENERATE] [ROUNDS]")?;
+    let file = args
+        .first()
+        .context("usage: peers FILE.gguf [PROMPT] [GENERATE] [ROUNDS]")?;
     let (prompt, generate, rounds) = (number(1, 512)?, number(2, 64)?, number(3, 5)?);
     let names = ["--biplane", "--candle-transformers"];
     let mut all: [Vec<Figures>; 2] = Default::default();
     for _ in 0..rounds {
         for (name, runs) in names.iter().zip(&mut all) {
             let output = Command::new(env::current_exe()?)
-                .args([name, file.as_str(), &prompt.to_string(), &generate.to_string()])
+                .args([
+                    name,
+                    file.as_str(),
+                    &prompt.to_string(),
+                    &generate.to_string(),
+                ])
                 .stderr(std::process::Stdio::inherit())
                 .output()?;
             ensure!(output.status.success(), "{name} failed");
@@ -134,7 +141,9 @@ fn candle_transformers(file: &str, prompt: usize, generate: usize) -> Result<Fig
         let x = Tensor::new(ids, &Device::Cpu)?.unsqueeze(0)?;
         Ok(model.forward(&x, at)?.squeeze(0)?.argmax(0)?.to_scalar()?)
     };
-    let ids: Vec<u32> = (0..prompt as u32).map(|i| (i * 7919 + 11) % 32_000).collect();
+    let ids: Vec<u32> = (0..prompt as u32)
+        .map(|i| (i * 7919 + 11) % 32_000)
+        .collect();
     next(&mut model, &ids[..prompt.min(8)], 0)?;
     model.clear_kv_cache();
     let start = Instant::now();

@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use biplane::{BackendKind, ModelBuilder, ModelRunner, SlotId, SpanOutput, SpanPlan, StepPlan, Want};
+use biplane::{
+    BackendKind, ModelBuilder, ModelRunner, SlotId, SpanOutput, SpanPlan, StepPlan, Want,
+};
 use serde::Deserialize;
 
 /// Reference values of a fixture: transformers 5.24 in f32 on the file's own dequantized values.
@@ -158,14 +160,23 @@ pub fn max_difference(a: &[f32], b: &[f32]) -> (f32, usize) {
         .zip(b)
         .map(|(a, b)| (a - b).abs())
         .enumerate()
-        .fold((0.0, 0), |best, (i, d)| if d > best.0 || d.is_nan() { (d, i) } else { best })
+        .fold((0.0, 0), |best, (i, d)| {
+            if d > best.0 || d.is_nan() {
+                (d, i)
+            } else {
+                best
+            }
+        })
 }
 
 /// Compares greedy tokens up to the first step that the reference itself finds too close to call.
 pub fn assert_greedy(what: &str, got: &[u32], want: &[u32], margins: &[f32], tolerance: f32) {
     for (i, ((got, want), margin)) in got.iter().zip(want).zip(margins).enumerate() {
         if *margin < 2.0 * tolerance {
-            assert!(i > 0, "{what}: the first step is too close to call: margin {margin}");
+            assert!(
+                i > 0,
+                "{what}: the first step is too close to call: margin {margin}"
+            );
             return;
         }
         assert_eq!(got, want, "{what}: token {i}, margin {margin}");

@@ -68,7 +68,9 @@ impl FromStr for BackendKind {
             .into_iter()
             .find(|kind| kind.name() == s)
             .ok_or_else(|| {
-                Error::Unsupported(format!("backend {s:?} is not known; there are candle and mlx"))
+                Error::Unsupported(format!(
+                    "backend {s:?} is not known; there are candle and mlx"
+                ))
             })
     }
 }

@@ -99,7 +99,11 @@ fn guarded<T>(f: impl FnOnce() -> Result<T>) -> Result<T> {
     })
 }
 
-fn serve(mut runner: Box<dyn ModelRunner>, vocabulary: &Vocabulary, queue: &std_mpsc::Receiver<Job>) {
+fn serve(
+    mut runner: Box<dyn ModelRunner>,
+    vocabulary: &Vocabulary,
+    queue: &std_mpsc::Receiver<Job>,
+) {
     while let Ok(job) = queue.recv() {
         let slot = match runner.open() {
             Ok(slot) => slot,
@@ -214,8 +218,5 @@ fn step(
     let plan = StepPlan {
         spans: vec![SpanPlan { slot, tokens, want }],
     };
-    Ok(runner
-        .step(&plan)?
-        .pop()
-        .unwrap_or(SpanOutput::Nothing))
+    Ok(runner.step(&plan)?.pop().unwrap_or(SpanOutput::Nothing))
 }

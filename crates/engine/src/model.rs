@@ -267,8 +267,7 @@ fn find_template(
     literal: Option<&str>,
     tokenizer: &Tokenizer,
 ) -> Result<Result<ChatTemplate, Arc<template::Error>>> {
-    let compile =
-        |source| ChatTemplate::new(source, tokenizer.bos_token(), tokenizer.eos_token());
+    let compile = |source| ChatTemplate::new(source, tokenizer.bos_token(), tokenizer.eos_token());
     if let Some(literal) = literal {
         return Ok(Ok(compile(template::Source {
             default: literal.to_owned(),
@@ -312,7 +311,9 @@ fn gguf_vocab(m: &GgufMetadata) -> Result<GgufVocab> {
         pre: m.optional_str(&key("pre"))?.map(str::to_owned),
         tokens: strings(m.array_str(&key("tokens"))?),
         scores: m.optional_array_f32(&key("scores"))?.unwrap_or_default(),
-        token_types: m.optional_array_i32(&key("token_type"))?.unwrap_or_default(),
+        token_types: m
+            .optional_array_i32(&key("token_type"))?
+            .unwrap_or_default(),
         merges: strings(m.optional_array_str(&key("merges"))?.unwrap_or_default()),
         bos: id("bos_token_id")?,
         eos: id("eos_token_id")?,
@@ -460,6 +461,8 @@ impl Model {
 
 impl std::fmt::Debug for Model {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Model").field("info", self.info()).finish_non_exhaustive()
+        f.debug_struct("Model")
+            .field("info", self.info())
+            .finish_non_exhaustive()
     }
 }

@@ -133,7 +133,9 @@ impl Sampler {
                 return c.1;
             }
         }
-        self.candidates.last().map_or_else(|| argmax(logits), |c| c.1)
+        self.candidates
+            .last()
+            .map_or_else(|| argmax(logits), |c| c.1)
     }
 
     /// Keeps the most likely candidates whose weights reach `top_p` of `total`, at least one; gives

@@ -24,7 +24,9 @@ pub enum Error {
         reason: String,
     },
     /// There is no checkpoint at a path.
-    #[error("{path}: no model here: {found}; expected a .gguf file, or a directory with config.json and model.safetensors (or model.safetensors.index.json and its shards), or one with a single .gguf file")]
+    #[error(
+        "{path}: no model here: {found}; expected a .gguf file, or a directory with config.json and model.safetensors (or model.safetensors.index.json and its shards), or one with a single .gguf file"
+    )]
     NoCheckpoint {
         /// The file or directory.
         path: PathBuf,
@@ -40,7 +42,9 @@ pub enum Error {
         reason: String,
     },
     /// A tensor has an element type or block format that is not supported.
-    #[error("{path}: tensor {name} has type {got}, which is not supported; supported are {supported}")]
+    #[error(
+        "{path}: tensor {name} has type {got}, which is not supported; supported are {supported}"
+    )]
     TensorType {
         /// The file.
         path: PathBuf,
@@ -52,7 +56,9 @@ pub enum Error {
         supported: String,
     },
     /// The checkpoint has no tensor of a name the model needs.
-    #[error("{path}: tensor {name} is missing; the checkpoint is incomplete or of another architecture")]
+    #[error(
+        "{path}: tensor {name} is missing; the checkpoint is incomplete or of another architecture"
+    )]
     MissingTensor {
         /// The checkpoint.
         path: PathBuf,
@@ -90,7 +96,9 @@ pub enum Error {
         supported: String,
     },
     /// Tensors nobody read: the checkpoint holds something this model does not know.
-    #[error("{path}: the model has no use for {count} tensors, among them {first}; the checkpoint is of another architecture or variant")]
+    #[error(
+        "{path}: the model has no use for {count} tensors, among them {first}; the checkpoint is of another architecture or variant"
+    )]
     UnusedTensors {
         /// The checkpoint.
         path: PathBuf,

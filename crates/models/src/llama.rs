@@ -62,7 +62,7 @@ impl Config {
                 return Err(format!("{key} is {size}"));
             }
         }
-        if self.num_attention_heads % self.kv_heads() != 0 {
+        if !self.num_attention_heads.is_multiple_of(self.kv_heads()) {
             return Err(format!(
                 "num_attention_heads {} is no multiple of num_key_value_heads {}",
                 self.num_attention_heads,
@@ -183,11 +183,15 @@ impl<B: Backend> Block<B> {
         rope: &RopeAngles<B::Tensor>,
         step: &mut Step<'_, B>,
     ) -> biplane_backend::Result<B::Tensor> {
-        let attended = self
-            .self_attn
-            .forward(&self.input_layernorm.forward(x)?, layer, rope, step)?;
+        let attended =
+            self.self_attn
+                .forward(&self.input_layernorm.forward(x)?, layer, rope, step)?;
         let x = x.add(&attended)?;
-        x.add(&self.mlp.forward(&self.post_attention_layernorm.forward(&x)?)?)
+        x.add(
+            &self
+                .mlp
+                .forward(&self.post_attention_layernorm.forward(&x)?)?,
+        )
     }
 }
 

@@ -66,10 +66,7 @@ fn sanitize(name: &str) -> &str {
     name.strip_prefix("language_model.").unwrap_or(name)
 }
 
-fn spec(
-    entry: &serde_json::Map<String, Value>,
-    name: &str,
-) -> Result<Option<AffineSpec>, String> {
+fn spec(entry: &serde_json::Map<String, Value>, name: &str) -> Result<Option<AffineSpec>, String> {
     match entry.get("mode").and_then(Value::as_str) {
         None | Some("affine") => {}
         Some(mode) => {
@@ -122,7 +119,9 @@ mod tests {
         assert!(error(json!({"quantization_config": {"quant_method": "gptq"}})).contains("gptq"));
         assert!(error(json!({"quantization": {"mode": "mxfp4"}})).contains("mxfp4"));
         assert!(error(json!({"quantization": {"bits": 7, "group_size": 64}})).contains("bits 7"));
-        assert!(error(json!({"quantization": {"bits": 4, "group_size": 0}})).contains("group_size 0"));
+        assert!(
+            error(json!({"quantization": {"bits": 4, "group_size": 0}})).contains("group_size 0")
+        );
         assert!(error(json!({"quantization": 4})).contains("object"));
         assert!(Quantization::from_config(&json!({})).unwrap().is_dense());
     }

@@ -95,14 +95,20 @@ mod tests {
 
     #[test]
     fn both_spellings_and_both_places() {
-        let old = config(json!({"rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 8}}));
-        let new = config(json!({"rope_parameters": {"rope_theta": 5e5, "rope_type": "linear", "factor": 8.0}}));
+        let old =
+            config(json!({"rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 8}}));
+        let new = config(
+            json!({"rope_parameters": {"rope_theta": 5e5, "rope_type": "linear", "factor": 8.0}}),
+        );
         assert_eq!(old.theta(), 5e5);
         assert_eq!(new.theta(), 5e5);
         assert_eq!(old.scaling().unwrap(), RopeScaling::Linear { factor: 8.0 });
         assert_eq!(old.scaling(), new.scaling());
         assert_eq!(config(json!({})).theta(), 1e4);
-        assert_eq!(config(json!({"rope_scaling": null})).scaling().unwrap(), RopeScaling::None);
+        assert_eq!(
+            config(json!({"rope_scaling": null})).scaling().unwrap(),
+            RopeScaling::None
+        );
     }
 
     #[test]

@@ -274,7 +274,9 @@ impl<B: Backend> Runner<B> {
             // Some layers may hold the step's tokens already.
             caches.iter_mut().for_each(|c| c.truncate(c.len()));
         }
-        let all_argmax = wants.iter().all(|(w, _)| matches!(w, Want::Argmax | Want::Nothing));
+        let all_argmax = wants
+            .iter()
+            .all(|(w, _)| matches!(w, Want::Argmax | Want::Nothing));
         let mut tokens = None;
         if let (Ok(logits), true) = (&result, wanted && all_argmax) {
             match logits.argmax() {
@@ -284,7 +286,8 @@ impl<B: Backend> Runner<B> {
         }
         if let Ok(logits) = &result {
             let output = tokens.as_ref().unwrap_or(logits);
-            let mut pending: Vec<&B::Tensor> = caches.iter().flat_map(SequenceCache::tensors).collect();
+            let mut pending: Vec<&B::Tensor> =
+                caches.iter().flat_map(SequenceCache::tensors).collect();
             if wanted {
                 pending.push(output);
             }
@@ -336,9 +339,7 @@ impl<B: Backend> ModelRunner for Runner<B> {
     }
 
     fn fork(&mut self, slot: SlotId, len: usize) -> Result<SlotId> {
-        let copy = self
-            .slot(slot)?
-            .fork(&self.backend, len, self.info.dtype)?;
+        let copy = self.slot(slot)?.fork(&self.backend, len, self.info.dtype)?;
         Ok(self.insert(copy))
     }
 

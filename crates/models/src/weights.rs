@@ -253,7 +253,10 @@ impl<'a, B: Backend> Weights<'a, B> {
         };
         let scales_name = format!("{base}.scales");
         let matrix = match self.affine(&base, &raw, shape)? {
-            Some(packed) => self.loader.backend.load_matrix(&packed, self.loader.dtype)?,
+            Some(packed) => self
+                .loader
+                .backend
+                .load_matrix(&packed, self.loader.dtype)?,
             None => {
                 if raw.shape != shape {
                     return Err(self.loader.unfit(&raw, format!("{shape:?}")));
@@ -283,7 +286,9 @@ impl<'a, B: Backend> Weights<'a, B> {
                     shape,
                     layout,
                 };
-                self.loader.backend.load_matrix(&packed, self.loader.dtype)?
+                self.loader
+                    .backend
+                    .load_matrix(&packed, self.loader.dtype)?
             }
         };
         let held = biplane_backend::WeightMatrix::size_in_bytes(&matrix);
@@ -368,8 +373,10 @@ impl<'a, B: Backend> Weights<'a, B> {
         if raw.shape != [len] || !dtype.is_float() {
             return Err(self.loader.unfit(&raw, format!("f32, f16 or bf16 [{len}]")));
         }
-        let bytes = undo(fix, &raw, len)
-            .ok_or_else(|| self.loader.unfit(&raw, "elements that divide by heads".into()))?;
+        let bytes = undo(fix, &raw, len).ok_or_else(|| {
+            self.loader
+                .unfit(&raw, "elements that divide by heads".into())
+        })?;
         let tensor = self
             .loader
             .backend
@@ -428,7 +435,12 @@ impl<'a, B: Backend> Weights<'a, B> {
         Err(Error::UnusedTensors {
             path: self.loader.source.path().to_owned(),
             count: unused.len(),
-            first: unused.iter().take(3).copied().collect::<Vec<_>>().join(", "),
+            first: unused
+                .iter()
+                .take(3)
+                .copied()
+                .collect::<Vec<_>>()
+                .join(", "),
         })
     }
 }

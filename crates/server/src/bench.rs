@@ -74,7 +74,15 @@ fn in_child(backend: BackendKind) -> anyhow::Result<serde_json::Value> {
 fn table(results: &[serde_json::Value]) -> anyhow::Result<()> {
     println!(
         "{:8} {:6} {:5} {:>7} {:>15} {:>14} {:>12} {:>10} {:>12}",
-        "backend", "device", "dtype", "threads", "prefill tok/s", "decode tok/s", "first token", "load", "peak memory"
+        "backend",
+        "device",
+        "dtype",
+        "threads",
+        "prefill tok/s",
+        "decode tok/s",
+        "first token",
+        "load",
+        "peak memory"
     );
     for value in results {
         let r: BenchResult = serde_json::from_value(value.clone())?;

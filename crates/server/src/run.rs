@@ -136,4 +136,3 @@ fn figures(model: &biplane::Model, reason: FinishReason, t: &Timings) {
         t.decode_tokens_per_second(),
     );
 }
-
