@@ -44,10 +44,11 @@ on_each_backend! {
     untied_mlx_4bit => |b| directory("llama-untied/mlx-4bit", b);
     untied_mlx_8bit => |b| directory("llama-untied/mlx-8bit", b);
     untied_gguf_f16 => |b| gguf("llama-untied/gguf/llama-untied-f16", b);
-    // MLX has no groups of 16: its Q6_K matrices are re-quantized to 8 bits, which moves logits.
+    // MLX has no groups of 16: its Q6_K matrices are re-quantized to 8 bits, an eighth of their own
+    // step. The bounds are those of llama.cpp's 8-bit activations on the same file.
     k_quants => |b| gguf_within("llama-k/gguf/llama-k-q4_k_mix", b, match b {
         BackendKind::Candle => Tolerance::EXACT,
-        BackendKind::Mlx => Tolerance { logits: 0.1, nll: 5e-3 },
+        BackendKind::Mlx => Tolerance { logits: 0.5, nll: 0.05 },
     });
 }
 

@@ -53,6 +53,8 @@ rustc-env = { OUT_DIR = "$out" }
 
 [target.x86_64-unknown-linux-gnu]
 rustflags = ["-C", "link-arg=-Wl,--enable-new-dtags,-rpath,$out/site/mlx/lib"]
+# The same for the examples in documentation.
+rustdocflags = ["-C", "link-arg=-Wl,--enable-new-dtags,-rpath,$out/site/mlx/lib"]
 T
 cmp -s "$out/config.toml" "$repo/.cargo/config.toml" || cp "$out/config.toml" "$repo/.cargo/config.toml"
 echo "$stamp" > "$out/stamp"

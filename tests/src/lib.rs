@@ -169,18 +169,13 @@ pub fn max_difference(a: &[f32], b: &[f32]) -> (f32, usize) {
         })
 }
 
-/// Compares greedy tokens up to the first step that the reference itself finds too close to call.
+/// Compares greedy tokens up to the first step that the reference finds too close to call.
 pub fn assert_greedy(what: &str, got: &[u32], want: &[u32], margins: &[f32], tolerance: f32) {
-    for (i, ((got, want), margin)) in got.iter().zip(want).zip(margins).enumerate() {
-        if *margin < 2.0 * tolerance {
-            assert!(
-                i > 0,
-                "{what}: the first step is too close to call: margin {margin}"
-            );
-            return;
-        }
-        assert_eq!(got, want, "{what}: token {i}, margin {margin}");
-    }
+    let clear = margins
+        .iter()
+        .take_while(|m| **m >= 2.0 * tolerance)
+        .count();
+    assert_eq!(got[..clear], want[..clear], "{what}: greedy tokens");
 }
 
 /// Holds a checkpoint to its golden values on one backend.

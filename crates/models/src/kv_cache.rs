@@ -42,7 +42,7 @@ impl<B: Backend> LayerCache<B> {
 
     /// Makes room for `total` tokens, keeping what is there.
     fn reserve(&mut self, backend: &B, total: usize, dtype: DType) -> Result<()> {
-        if total <= self.capacity && self.keys_values.is_some() {
+        if total <= self.capacity {
             return Ok(());
         }
         let CacheSpec { kv_heads, head_dim } = self.spec;
@@ -75,15 +75,12 @@ impl<B: Backend> LayerCache<B> {
         let total = self.len + added;
         self.reserve(backend, total, k.dtype())?;
         // The handles are moved out, so that a lazy backend may write in place.
-        let (keys, values) = match self.keys_values.take() {
-            Some(pair) => pair,
-            None => {
-                let shape = [self.spec.kv_heads, self.capacity, self.spec.head_dim];
-                (
-                    backend.zeros(shape, k.dtype())?,
-                    backend.zeros(shape, k.dtype())?,
-                )
-            }
+        let Some((keys, values)) = self.keys_values.take() else {
+            return Err(biplane_backend::Error::Backend {
+                backend: B::NAME,
+                op: "kv cache",
+                message: "lost in an earlier error".into(),
+            });
         };
         let keys = keys.write_slice(1, self.len, k)?;
         let values = values.write_slice(1, self.len, v)?;
@@ -140,7 +137,7 @@ impl<B: Backend> SequenceCache<B> {
         self.len += tokens;
     }
 
-    /// Forgets all but the first `len` tokens, also what a failed step left in some layers.
+    /// Forgets all but the first `len` tokens.
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
         for layer in &mut self.layers {

@@ -235,13 +235,22 @@ impl<B: Backend> Architecture<B> for Llama<B> {
         let optional = |key: &str| m.optional_usize(&format!("llama.{key}"));
         let hidden_size = size("embedding_length")?;
         let num_attention_heads = size("attention.head_count")?;
+        let head_dim = optional("attention.key_length")?;
+        let full = head_dim.unwrap_or(hidden_size / num_attention_heads.max(1));
+        if let Some(rotary) = optional("rope.dimension_count")?
+            && rotary != full
+        {
+            return Err(m.config_error(format!(
+                "llama.rope.dimension_count is {rotary}, but heads have {full} elements; partial rotary embedding is not Llama's"
+            )));
+        }
         Config {
             hidden_size,
             intermediate_size: size("feed_forward_length")?,
             num_hidden_layers: size("block_count")?,
             num_attention_heads,
             num_key_value_heads: optional("attention.head_count_kv")?,
-            head_dim: optional("attention.key_length")?,
+            head_dim,
             vocab_size: match optional("vocab_size")? {
                 Some(n) => n,
                 None => m.array_len("tokenizer.ggml.tokens")?,

@@ -78,6 +78,12 @@ pub fn load<B: Backend>(
 ) -> Result<Box<dyn ModelRunner>> {
     let built = build(opened, request)?;
     let made_for = built.dimensions.context_length;
+    let context_length = request.context_length.unwrap_or(made_for);
+    if context_length > made_for {
+        return Err(Error::Request(format!(
+            "a context of {context_length} tokens is beyond the {made_for} this model was made for; ask for at most that"
+        )));
+    }
     let info = ModelInfo {
         architecture: match &opened.metadata {
             Metadata::HuggingFace { config, .. } => model_type(config).unwrap_or("?").to_owned(),
@@ -89,7 +95,7 @@ pub fn load<B: Backend>(
         vocab_size: built.dimensions.vocab_size,
         hidden_size: built.dimensions.hidden_size,
         layers: built.dimensions.layers,
-        context_length: request.context_length.unwrap_or(made_for),
+        context_length,
         parameters: built.parameters,
         weight_bytes: built.weight_bytes,
         kv_bytes_per_token: built

@@ -111,7 +111,7 @@ pub trait ModelRunner {
     ///
     /// # Errors
     /// [`Error::Request`] for a plan that cannot be; nothing has changed then. After a backend's
-    /// error the sequences of the step hold what they held before.
+    /// error the sequences of the step are closed: what their caches hold is not known any more.
     fn launch(&mut self, plan: &StepPlan) -> Result<()>;
 
     /// Waits for the step; gives one output a span, in the plan's order. The only synchronisation.
@@ -139,6 +139,42 @@ struct Pending<T> {
     /// The most likely tokens of all logit rows, when every span wants just those.
     tokens: Option<T>,
     wants: Vec<(Want, usize)>,
+    slots: Vec<SlotId>,
+}
+
+impl<T: Tensor> Pending<T> {
+    /// Waits; gives one output a span.
+    fn outputs(&self, vocab: usize) -> Result<Vec<SpanOutput>> {
+        let tokens = match &self.tokens {
+            Some(tokens) => tokens.to_u32s()?,
+            None => Vec::new(),
+        };
+        let logits = match &self.logits {
+            Some(logits) => logits.to_f32s()?,
+            None => Vec::new(),
+        };
+        let (mut row, mut outputs) = (0, Vec::with_capacity(self.wants.len()));
+        for &(want, rows) in &self.wants {
+            let part = logits.get(row * vocab..(row + rows) * vocab);
+            outputs.push(match (want, tokens.get(row), part) {
+                (Want::Nothing, ..) => SpanOutput::Nothing,
+                (Want::Argmax, Some(token), _) => SpanOutput::Token(*token),
+                (Want::Argmax, None, Some(part)) => SpanOutput::Token(argmax(part)),
+                (Want::LastLogits | Want::AllLogits, _, Some(part)) => {
+                    SpanOutput::Logits(part.to_vec())
+                }
+                (_, _, None) => {
+                    return Err(Error::Request(format!(
+                        "the model gave {} logits for {} rows of {vocab}",
+                        logits.len(),
+                        row + rows
+                    )));
+                }
+            });
+            row += rows;
+        }
+        Ok(outputs)
+    }
 }
 
 /// The one implementation of [`ModelRunner`], for any model on any backend.
@@ -219,6 +255,8 @@ impl<B: Backend> Runner<B> {
         Ok(())
     }
 
+    /// The step itself. The caches are taken out of their slots, and come back only when all went
+    /// well: after an error a lazy backend's tensors may hold anything.
     fn run(&mut self, plan: &StepPlan) -> biplane_backend::Result<Pending<B::Tensor>> {
         let mut ids = Vec::new();
         let mut positions = Vec::new();
@@ -248,58 +286,38 @@ impl<B: Backend> Runner<B> {
             });
             caches.push(cache);
         }
-        let ids = match self.backend.from_u32s(&ids, [ids.len()]) {
-            Ok(ids) => ids,
-            Err(error) => {
-                self.put_back(plan, caches);
-                return Err(error);
-            }
-        };
         let mut step = Step {
             backend: &self.backend,
             dtype: self.info.dtype,
-            ids,
+            ids: self.backend.from_u32s(&ids, [ids.len()])?,
             positions,
             spans,
             caches,
             logit_rows,
         };
-        let mut result = self.model.forward(&mut step);
+        let logits = self.model.forward(&mut step)?;
         let (wanted, mut caches) = (!step.logit_rows.is_empty(), step.caches);
-        if result.is_ok() {
-            for (cache, span) in caches.iter_mut().zip(&plan.spans) {
-                cache.advance(span.tokens.len());
-            }
-        } else {
-            // Some layers may hold the step's tokens already.
-            caches.iter_mut().for_each(|c| c.truncate(c.len()));
+        for (cache, span) in caches.iter_mut().zip(&plan.spans) {
+            cache.advance(span.tokens.len());
         }
-        let all_argmax = wants
+        let only_tokens = wants
             .iter()
-            .all(|(w, _)| matches!(w, Want::Argmax | Want::Nothing));
-        let mut tokens = None;
-        if let (Ok(logits), true) = (&result, wanted && all_argmax) {
-            match logits.argmax() {
-                Ok(t) => tokens = Some(t),
-                Err(error) => result = Err(error),
-            }
+            .all(|(want, _)| matches!(want, Want::Argmax | Want::Nothing));
+        let tokens = match wanted && only_tokens {
+            true => Some(logits.argmax()?),
+            false => None,
+        };
+        let mut pending: Vec<&B::Tensor> = caches.iter().flat_map(SequenceCache::tensors).collect();
+        if wanted {
+            pending.push(tokens.as_ref().unwrap_or(&logits));
         }
-        if let Ok(logits) = &result {
-            let output = tokens.as_ref().unwrap_or(logits);
-            let mut pending: Vec<&B::Tensor> =
-                caches.iter().flat_map(SequenceCache::tensors).collect();
-            if wanted {
-                pending.push(output);
-            }
-            if let Err(error) = self.backend.async_eval(&pending) {
-                result = Err(error);
-            }
-        }
+        self.backend.async_eval(&pending)?;
         self.put_back(plan, caches);
         Ok(Pending {
-            logits: result.map(|logits| (wanted && tokens.is_none()).then_some(logits))?,
+            logits: (wanted && tokens.is_none()).then_some(logits),
             tokens,
             wants,
+            slots: plan.spans.iter().map(|span| span.slot).collect(),
         })
     }
 
@@ -353,36 +371,11 @@ impl<B: Backend> ModelRunner for Runner<B> {
         let Some(pending) = self.pending.take() else {
             return Err(Error::Request("no step is in flight".into()));
         };
-        let vocab = self.info.vocab_size;
-        let tokens = match &pending.tokens {
-            Some(tokens) => tokens.to_u32s()?,
-            None => Vec::new(),
-        };
-        let logits = match &pending.logits {
-            Some(logits) => logits.to_f32s()?,
-            None => Vec::new(),
-        };
-        let (mut row, mut outputs) = (0, Vec::with_capacity(pending.wants.len()));
-        for (want, rows) in pending.wants {
-            let part = logits.get(row * vocab..(row + rows) * vocab);
-            outputs.push(match (want, part) {
-                (Want::Nothing, _) => SpanOutput::Nothing,
-                (Want::Argmax, _) if pending.tokens.is_some() => {
-                    SpanOutput::Token(tokens.get(row).copied().unwrap_or_default())
-                }
-                (Want::Argmax, Some(part)) => SpanOutput::Token(argmax(part)),
-                (_, Some(part)) => SpanOutput::Logits(part.to_vec()),
-                (_, None) => {
-                    return Err(Error::Request(format!(
-                        "the model gave {} logits for {} rows of {vocab}",
-                        logits.len(),
-                        row + rows
-                    )));
-                }
-            });
-            row += rows;
+        let outputs = pending.outputs(self.info.vocab_size);
+        if outputs.is_err() {
+            pending.slots.iter().for_each(|slot| self.close(*slot));
         }
-        Ok(outputs)
+        outputs
     }
 
     fn memory(&self) -> MemoryStats {

@@ -88,11 +88,11 @@ pub struct RunArgs {
 
     /// Randomness: 0 always takes the most likely token. The model's own recommendation by default,
     /// else 0.
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     pub temperature: Option<f32>,
 
     /// Only the most likely tokens that together have this probability.
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     pub top_p: Option<f32>,
 
     /// Only the K most likely tokens.
@@ -100,7 +100,7 @@ pub struct RunArgs {
     pub top_k: Option<usize>,
 
     /// Only tokens at least this fraction as likely as the most likely one.
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     pub min_p: Option<f32>,
 
     /// Makes the random choices repeatable, alike on every backend.

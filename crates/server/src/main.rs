@@ -13,9 +13,10 @@ use tracing_subscriber::EnvFilter;
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
     let filter = EnvFilter::try_from_env("BIPLANE_LOG").unwrap_or_else(|_| {
+        // A hub that is away is an error of hf-hub's, but for us a reason to look elsewhere.
         EnvFilter::new(match cli.verbose {
-            0 => "warn",
-            1 => "info,hyper=warn",
+            0 => "warn,hf_hub=off",
+            1 => "info,hyper=warn,hf_hub=off",
             _ => "debug",
         })
     });

