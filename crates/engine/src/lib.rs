@@ -23,6 +23,7 @@ pub mod memory;
 mod model;
 mod sampling;
 pub mod template;
+mod texts;
 pub mod tokenizer;
 
 pub use backends::{BackendKind, set_threads};

@@ -5,9 +5,8 @@ use std::{path::PathBuf, sync::Arc};
 use biplane_backend::{DType, Device};
 use biplane_models::{
     ModelInfo, ModelRunner,
-    checkpoint::{self, GgufMetadata, Metadata, Opened},
+    checkpoint::{self, Opened},
 };
-use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
@@ -16,7 +15,8 @@ use crate::{
     engine::{Engine, Vocabulary},
     hub,
     template::{self, ChatTemplate, Message},
-    tokenizer::{GgufVocab, Specials, Tokenizer},
+    texts::{Texts, find_template, guard},
+    tokenizer::{Specials, Tokenizer},
 };
 
 /// How far loading has come.
@@ -207,123 +207,6 @@ impl ModelBuilder {
             Source::Spec(spec) => hub::resolve(spec, &hub::Options::default(), &mut progress)?,
         })
     }
-}
-
-/// Everything about text that a checkpoint says.
-struct Texts {
-    tokenizer: Tokenizer,
-    stop_ids: Vec<u32>,
-    sampling: SamplingParams,
-}
-
-impl Texts {
-    fn read(opened: &Opened) -> Result<Self> {
-        match &opened.metadata {
-            Metadata::HuggingFace {
-                config,
-                generation_config,
-                dir,
-            } => {
-                let tokenizer = Tokenizer::from_dir(dir)?;
-                let generation = generation_config.as_ref();
-                let eos = [Some(config), generation];
-                let eos = eos.iter().flatten().filter_map(|c| c.get("eos_token_id"));
-                Ok(Texts {
-                    stop_ids: tokenizer.stop_ids(eos)?,
-                    sampling: generation.map_or_else(SamplingParams::default, recommended),
-                    tokenizer,
-                })
-            }
-            Metadata::Gguf(metadata) => {
-                let tokenizer = Tokenizer::from_gguf(gguf_vocab(metadata)?)?;
-                Ok(Texts {
-                    stop_ids: tokenizer.stop_ids([])?,
-                    sampling: SamplingParams::default(),
-                    tokenizer,
-                })
-            }
-        }
-    }
-}
-
-/// What `generation_config.json` recommends; greedy unless it says `do_sample`.
-fn recommended(config: &Value) -> SamplingParams {
-    let mut sampling = SamplingParams::default();
-    if config.get("do_sample").and_then(Value::as_bool) != Some(true) {
-        return sampling;
-    }
-    let number = |key: &str| config.get(key).and_then(Value::as_f64).map(|v| v as f32);
-    sampling.temperature = number("temperature").unwrap_or(1.0);
-    sampling.top_p = number("top_p").unwrap_or(1.0);
-    sampling.min_p = number("min_p").unwrap_or(0.0);
-    sampling.top_k = number("top_k").map_or(0, |k| k as usize);
-    sampling
-}
-
-/// The chat template: the user's, else the model's own. A model without one still completes text, so
-/// that the error waits until a conversation is asked for; a broken one of the user's does not.
-fn find_template(
-    opened: &Opened,
-    literal: Option<&str>,
-    tokenizer: &Tokenizer,
-) -> Result<Result<ChatTemplate, Arc<template::Error>>> {
-    let compile = |source| ChatTemplate::new(source, tokenizer.bos_token(), tokenizer.eos_token());
-    if let Some(literal) = literal {
-        return Ok(Ok(compile(template::Source {
-            default: literal.to_owned(),
-            tool_use: None,
-            origin: "the given chat template".into(),
-        })?));
-    }
-    let source = match &opened.metadata {
-        Metadata::HuggingFace { dir, .. } => template::find(dir),
-        Metadata::Gguf(m) => {
-            template::from_gguf(m.optional_str("tokenizer.chat_template")?, m.path())
-        }
-    };
-    Ok(source.and_then(compile).map_err(Arc::new))
-}
-
-/// Marks the names of control tokens in every text of a message.
-fn guard(value: Value, tokenizer: &Tokenizer) -> Result<Value> {
-    Ok(match value {
-        Value::String(text) => Value::String(tokenizer.guard(&text)?.into_owned()),
-        Value::Array(items) => items
-            .into_iter()
-            .map(|item| guard(item, tokenizer))
-            .collect::<Result<_>>()?,
-        Value::Object(fields) => fields
-            .into_iter()
-            .map(|(key, field)| Ok((key, guard(field, tokenizer)?)))
-            .collect::<Result<_>>()?,
-        other => other,
-    })
-}
-
-/// The vocabulary as a GGUF file keeps it.
-fn gguf_vocab(m: &GgufMetadata) -> Result<GgufVocab> {
-    let key = |name: &str| format!("tokenizer.ggml.{name}");
-    let strings = |list: Vec<&str>| list.into_iter().map(str::to_owned).collect();
-    let id = |name: &str| m.optional_u32(&key(name));
-    let flag = |name: &str| m.optional_bool(&key(name));
-    Ok(GgufVocab {
-        model: m.str(&key("model"))?.to_owned(),
-        pre: m.optional_str(&key("pre"))?.map(str::to_owned),
-        tokens: strings(m.array_str(&key("tokens"))?),
-        scores: m.optional_array_f32(&key("scores"))?.unwrap_or_default(),
-        token_types: m
-            .optional_array_i32(&key("token_type"))?
-            .unwrap_or_default(),
-        merges: strings(m.optional_array_str(&key("merges"))?.unwrap_or_default()),
-        bos: id("bos_token_id")?,
-        eos: id("eos_token_id")?,
-        eot: id("eot_token_id")?,
-        unk: id("unknown_token_id")?,
-        pad: id("padding_token_id")?,
-        add_bos: flag("add_bos_token")?,
-        add_eos: flag("add_eos_token")?,
-        add_space_prefix: flag("add_space_prefix")?,
-    })
 }
 
 /// A loaded model. Cheap to clone; all clones share one engine thread, which ends with the last.

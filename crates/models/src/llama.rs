@@ -9,9 +9,9 @@ use crate::{
     CacheSpec, Error, Result, Step, Weights,
     checkpoint::GgufMetadata,
     layers::{Embedding, Linear, RmsNorm},
+    loader::{GgufFix, GgufTensor},
     model::{Architecture, Dimensions, Model},
     rope_config::RopeConfig,
-    weights::{GgufFix, GgufTensor},
 };
 
 /// `config.json` of a Llama.

@@ -3,7 +3,7 @@
 use biplane_backend::Backend;
 use serde_json::Value;
 
-use crate::{CacheSpec, Result, Step, Weights, checkpoint::GgufMetadata, weights::GgufTensor};
+use crate::{CacheSpec, Result, Step, Weights, checkpoint::GgufMetadata, loader::GgufTensor};
 
 /// A model that runs: its weights on a device, and the forward pass.
 pub trait Model<B: Backend> {

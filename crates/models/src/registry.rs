@@ -7,10 +7,10 @@ use biplane_backend::{Backend, DType};
 use crate::{
     Error, Result, Weights,
     checkpoint::{self, Metadata, Opened},
+    loader::{Loader, Naming},
     model::{Architecture, Dimensions, Model},
     quantization::Quantization,
     runner::{ModelInfo, ModelRunner, Runner},
-    weights::{Loader, Naming},
 };
 
 /// One line for every architecture: its type, its `model_type`s, its GGUF `general.architecture`s.
