@@ -18,6 +18,7 @@ fn refused(model: &Path, backend: BackendKind) -> String {
         .arg(model)
         .arg("Hello")
         .env_remove("BIPLANE_MODEL")
+        .env("BIPLANE_DEVICE", "cpu")
         .timeout(std::time::Duration::from_secs(60))
         .output()
         .unwrap();

@@ -15,6 +15,7 @@ fn biplane() -> Command {
     ] {
         command.env_remove(name);
     }
+    command.env("BIPLANE_DEVICE", "cpu");
     command.timeout(std::time::Duration::from_secs(300));
     command
 }

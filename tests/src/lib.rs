@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use biplane::{
-    BackendKind, ModelBuilder, ModelRunner, SlotId, SpanOutput, SpanPlan, StepPlan, Want,
+    BackendKind, Device, ModelBuilder, ModelRunner, SlotId, SpanOutput, SpanPlan, StepPlan, Want,
 };
 use serde::Deserialize;
 
@@ -90,6 +90,7 @@ pub fn runner(path: &Path, backend: BackendKind) -> Box<dyn ModelRunner> {
 pub fn try_runner(path: &Path, backend: BackendKind) -> biplane::Result<Box<dyn ModelRunner>> {
     ModelBuilder::new(path.to_string_lossy())
         .with_backend(backend)
+        .with_device(Device::Cpu) // the golden values are for f32
         .build_runner()
 }
 
