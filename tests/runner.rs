@@ -1,11 +1,22 @@
 //! Properties of a running model that no golden value shows: batched is solo, chunked is whole, a
 //! fork is independent, a refused step changes nothing.
 
-use biplane::{BackendKind, ModelRunner, SpanOutput, SpanPlan, StepPlan, Want};
+use biplane::{BackendKind, ModelRunner, SlotId, SpanOutput, SpanPlan, StepPlan, Want};
 use biplane_tests::{fixture, last_logits, logits, max_difference, on_each_backend, runner, step};
 
-fn model(backend: BackendKind) -> Box<dyn ModelRunner> {
-    runner(&fixture("llama/mlx-4bit"), backend)
+/// Of every kind of layer: full caches, a window of 16 tokens in most layers, attention beside the
+/// feed-forward part.
+const MODELS: [&str; 3] = [
+    "llama/mlx-4bit",
+    "gemma3/mlx-4bit",
+    "stablelm-qkln/mlx-4bit",
+];
+
+fn each_model(backend: BackendKind, check: impl Fn(&mut dyn ModelRunner)) {
+    for name in MODELS {
+        println!("{name}");
+        check(&mut *runner(&fixture(name), backend));
+    }
 }
 
 /// Candle's own kernels give a row the same bits in any company; MLX's kernels choose their order of
@@ -26,15 +37,14 @@ fn prompt(seed: u32, n: usize) -> Vec<u32> {
         .collect()
 }
 
-fn chunked_is_whole(backend: BackendKind) {
-    let mut r = model(backend);
+fn chunked_is_whole(backend: BackendKind, r: &mut dyn ModelRunner) {
     let ids = prompt(1, 67);
-    let whole = last_logits(&mut *r, &ids);
+    let whole = last_logits(r, &ids);
     for chunk in [1, 7, 32, 66] {
         let slot = r.open().unwrap();
         let mut last = SpanOutput::Nothing;
         for part in ids.chunks(chunk) {
-            last = step(&mut *r, slot, part, Want::LastLogits);
+            last = step(r, slot, part, Want::LastLogits);
         }
         assert_same(backend, &logits(last), &whole);
         assert_eq!(r.len(slot), 67);
@@ -42,10 +52,9 @@ fn chunked_is_whole(backend: BackendKind) {
     }
 }
 
-fn batched_is_solo(backend: BackendKind) {
-    let mut r = model(backend);
+fn batched_is_solo(backend: BackendKind, r: &mut dyn ModelRunner) {
     let prompts: Vec<Vec<u32>> = (0..8).map(|i| prompt(i, 3 + 5 * i as usize)).collect();
-    let solo: Vec<_> = prompts.iter().map(|p| last_logits(&mut *r, p)).collect();
+    let solo: Vec<_> = prompts.iter().map(|p| last_logits(r, p)).collect();
     let slots: Vec<_> = prompts.iter().map(|_| r.open().unwrap()).collect();
     let plan = |tokens: &dyn Fn(usize) -> Vec<u32>| StepPlan {
         spans: slots
@@ -67,15 +76,14 @@ fn batched_is_solo(backend: BackendKind) {
     for (i, got) in decode.into_iter().enumerate() {
         let mut ids = prompts[i].clone();
         ids.push(i as u32 + 40);
-        assert_same(backend, &logits(got), &last_logits(&mut *r, &ids));
+        assert_same(backend, &logits(got), &last_logits(r, &ids));
     }
 }
 
-fn prefill_and_decode_share_a_step(backend: BackendKind) {
-    let mut r = model(backend);
+fn prefill_and_decode_share_a_step(backend: BackendKind, r: &mut dyn ModelRunner) {
     let (a, b) = (prompt(1, 9), prompt(2, 40));
     let decoding = r.open().unwrap();
-    step(&mut *r, decoding, &a, Want::Nothing);
+    step(r, decoding, &a, Want::Nothing);
     let fresh = r.open().unwrap();
     let spans = vec![
         SpanPlan {
@@ -90,7 +98,7 @@ fn prefill_and_decode_share_a_step(backend: BackendKind) {
         },
     ];
     let out = r.step(&StepPlan { spans }).unwrap();
-    let alone = last_logits(&mut *r, &[a, vec![77]].concat());
+    let alone = last_logits(r, &[a, vec![77]].concat());
     let best = (0..alone.len())
         .max_by(|&i, &j| alone[i].total_cmp(&alone[j]))
         .unwrap();
@@ -98,49 +106,43 @@ fn prefill_and_decode_share_a_step(backend: BackendKind) {
     let all = logits(out[1].clone());
     let vocab = r.info().vocab_size;
     assert_eq!(all.len(), 40 * vocab);
-    assert_same(backend, &all[39 * vocab..], &last_logits(&mut *r, &b));
+    assert_same(backend, &all[39 * vocab..], &last_logits(r, &b));
     assert_same(
         backend,
         &all[4 * vocab..5 * vocab],
-        &last_logits(&mut *r, &b[..5]),
+        &last_logits(r, &b[..5]),
     );
 }
 
-fn forks_and_truncation(backend: BackendKind) {
-    let mut r = model(backend);
+fn forks_and_truncation(backend: BackendKind, r: &mut dyn ModelRunner) {
     let ids = prompt(3, 30);
     let slot = r.open().unwrap();
-    step(&mut *r, slot, &ids, Want::Nothing);
+    step(r, slot, &ids, Want::Nothing);
     let fork = r.fork(slot, 20).unwrap();
     assert_eq!(r.len(fork), 20);
     // The fork goes its own way; the original does not notice.
-    step(&mut *r, fork, &[1, 2, 3], Want::Nothing);
-    let continued = logits(step(&mut *r, slot, &[9], Want::LastLogits));
+    step(r, fork, &[1, 2, 3], Want::Nothing);
+    let continued = logits(step(r, slot, &[9], Want::LastLogits));
     assert_same(
         backend,
         &continued,
-        &last_logits(&mut *r, &[&ids[..], &[9]].concat()),
+        &last_logits(r, &[&ids[..], &[9]].concat()),
     );
-    let forked = logits(step(&mut *r, fork, &[4], Want::LastLogits));
+    let forked = logits(step(r, fork, &[4], Want::LastLogits));
     assert_same(
         backend,
         &forked,
-        &last_logits(&mut *r, &[&ids[..20], &[1, 2, 3, 4]].concat()),
+        &last_logits(r, &[&ids[..20], &[1, 2, 3, 4]].concat()),
     );
     r.truncate(slot, 10).unwrap();
-    let cut = logits(step(&mut *r, slot, &[8], Want::LastLogits));
-    assert_same(
-        backend,
-        &cut,
-        &last_logits(&mut *r, &[&ids[..10], &[8]].concat()),
-    );
+    let cut = logits(step(r, slot, &[8], Want::LastLogits));
+    assert_same(backend, &cut, &last_logits(r, &[&ids[..10], &[8]].concat()));
 }
 
-fn refused_steps_change_nothing(backend: BackendKind) {
-    let mut r = model(backend);
+fn refused_steps_change_nothing(backend: BackendKind, r: &mut dyn ModelRunner) {
     let ids = prompt(4, 12);
     let slot = r.open().unwrap();
-    step(&mut *r, slot, &ids, Want::Nothing);
+    step(r, slot, &ids, Want::Nothing);
     let context = r.info().context_length;
     let vocab = r.info().vocab_size as u32;
     let closed = r.open().unwrap();
@@ -164,18 +166,69 @@ fn refused_steps_change_nothing(backend: BackendKind) {
         assert_eq!(r.len(slot), 12);
     }
     assert!(r.collect().is_err());
-    let next = logits(step(&mut *r, slot, &[6], Want::LastLogits));
-    assert_same(
-        backend,
-        &next,
-        &last_logits(&mut *r, &[&ids[..], &[6]].concat()),
+    let next = logits(step(r, slot, &[6], Want::LastLogits));
+    assert_same(backend, &next, &last_logits(r, &[&ids[..], &[6]].concat()));
+}
+
+/// Far beyond the window, where sliding layers have moved their tokens several times.
+fn windows_slide(backend: BackendKind) {
+    let mut r = runner(&fixture("gemma3/mlx-4bit"), backend);
+    let r = &mut *r;
+    let ids = prompt(5, 900);
+    let whole = last_logits(r, &ids);
+    for chunk in [7, 64, 333] {
+        let slot = r.open().unwrap();
+        let mut last = SpanOutput::Nothing;
+        for part in ids.chunks(chunk) {
+            last = step(r, slot, part, Want::LastLogits);
+        }
+        assert_same(backend, &logits(last), &whole);
+        // The last few tokens can be taken back, by cutting and by branching off.
+        for len in [899, 870, 840] {
+            let next = logits(step_of_fork(r, slot, len, 3));
+            let alone = last_logits(r, &[&ids[..len], &[3]].concat());
+            assert_same(backend, &next, &alone);
+        }
+        r.truncate(slot, 850).unwrap();
+        let next = logits(step(r, slot, &[4], Want::LastLogits));
+        assert_same(
+            backend,
+            &next,
+            &last_logits(r, &[&ids[..850], &[4]].concat()),
+        );
+        // What the window has dropped is gone, and saying so changes nothing.
+        assert!(!r.can_go_back_to(slot, 100));
+        assert!(
+            r.truncate(slot, 100)
+                .unwrap_err()
+                .to_string()
+                .contains("window")
+        );
+        assert!(r.fork(slot, 100).is_err());
+        assert_eq!(r.len(slot), 851);
+        r.close(slot);
+    }
+    // Memory stops growing: only the global layer of eight keeps everything.
+    let info = r.info();
+    let grown = info.kv_bytes(100_000, 64) - info.kv_bytes(50_000, 64);
+    assert_eq!(
+        grown,
+        (100_096 - 50_176) * info.caches[5].bytes_per_token(info.dtype)
     );
 }
 
+fn step_of_fork(r: &mut dyn ModelRunner, slot: SlotId, len: usize, token: u32) -> SpanOutput {
+    let fork = r.fork(slot, len).unwrap();
+    let output = step(r, fork, &[token], Want::LastLogits);
+    r.close(fork);
+    output
+}
+
 on_each_backend! {
-    chunked => chunked_is_whole;
-    batched => batched_is_solo;
-    mixed => prefill_and_decode_share_a_step;
-    forked => forks_and_truncation;
-    refused => refused_steps_change_nothing;
+    chunked => |b| each_model(b, |r| chunked_is_whole(b, r));
+    batched => |b| each_model(b, |r| batched_is_solo(b, r));
+    mixed => |b| each_model(b, |r| prefill_and_decode_share_a_step(b, r));
+    forked => |b| each_model(b, |r| forks_and_truncation(b, r));
+    refused => |b| each_model(b, |r| refused_steps_change_nothing(b, r));
+    sliding => windows_slide;
 }

@@ -62,6 +62,20 @@ pub fn fixture(path: &str) -> PathBuf {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures")).join(path)
 }
 
+/// A path below the fixtures, or below the larger set that `BIPLANE_FIXTURES` names; `None`, said on
+/// standard error, where neither has it.
+pub fn any_fixture(path: &str) -> Option<PathBuf> {
+    let more = std::env::var_os("BIPLANE_FIXTURES").map(|dir| PathBuf::from(dir).join(path));
+    // Of some models only the tokenizer's files are here.
+    let complete = |path: &PathBuf| path.is_file() || path.join("config.json").exists();
+    let found = [Some(fixture(path)), more].into_iter().flatten();
+    let found = found.into_iter().find(complete);
+    if found.is_none() {
+        eprintln!("skipped: {path} is neither here nor in BIPLANE_FIXTURES");
+    }
+    found
+}
+
 /// A real model by its file name, where `BIPLANE_TEST_MODELS` names the folder that holds it.
 ///
 /// `./test.sh` brings them; without them a test says so and passes, so that a plain `cargo test`
@@ -191,9 +205,17 @@ pub fn assert_greedy(what: &str, got: &[u32], want: &[u32], margins: &[f32], tol
 
 /// Holds a checkpoint to its golden values on one backend.
 pub fn assert_golden(checkpoint: &str, golden: &str, backend: BackendKind, tolerance: Tolerance) {
-    let golden: Golden =
-        serde_json::from_str(&std::fs::read_to_string(fixture(golden)).unwrap()).unwrap();
-    let mut r = runner(&fixture(checkpoint), backend);
+    let (Some(path), Some(golden)) = (any_fixture(checkpoint), any_fixture(golden)) else {
+        return;
+    };
+    assert_golden_at(&path, &golden, backend, tolerance);
+}
+
+/// As [`assert_golden`], for files anywhere.
+pub fn assert_golden_at(path: &Path, golden: &Path, backend: BackendKind, tolerance: Tolerance) {
+    let checkpoint = path.display();
+    let golden: Golden = serde_json::from_str(&std::fs::read_to_string(golden).unwrap()).unwrap();
+    let mut r = runner(path, backend);
     for p in &golden.prompts {
         let what = format!("{checkpoint} on {backend}, prompt {}", p.name);
         let (logits, got) = logits_and_greedy(&mut *r, &p.ids, p.greedy.len());

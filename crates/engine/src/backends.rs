@@ -3,7 +3,7 @@
 use std::{str::FromStr, sync::Arc};
 
 use biplane_backend::{Backend, DType, Device};
-use biplane_models::{LoadRequest, ModelRunner, checkpoint::Opened};
+use biplane_models::{Isq, LoadRequest, ModelRunner, checkpoint::Opened};
 
 use crate::{Error, Result};
 
@@ -82,6 +82,8 @@ pub(crate) struct RunnerSpec {
     pub device: Device,
     pub dtype: Option<DType>,
     pub context_length: Option<usize>,
+    pub isq: Isq,
+    pub eager: bool,
     pub opened: Arc<Opened>,
     pub progress: Arc<dyn Fn(usize) + Send + Sync>,
 }
@@ -109,6 +111,8 @@ fn load_on<B: Backend>(spec: &RunnerSpec) -> Result<Box<dyn ModelRunner>> {
             backend: &backend,
             dtype: spec.dtype,
             context_length: spec.context_length,
+            isq: spec.isq.clone(),
+            eager: spec.eager,
             progress: &*spec.progress,
         },
     )?;

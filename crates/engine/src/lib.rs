@@ -29,7 +29,8 @@ pub mod tokenizer;
 pub use backends::{BackendKind, set_threads};
 pub use biplane_backend::{DType, Device, Error as BackendError};
 pub use biplane_models::{
-    Error as ModelError, ModelInfo, ModelRunner, SlotId, SpanOutput, SpanPlan, StepPlan, Want,
+    Error as ModelError, Isq, IsqOverride, IsqType, ModelInfo, ModelRunner, SlotId, SpanOutput,
+    SpanPlan, StepPlan, Want,
 };
 pub use error::{Error, Result};
 pub use generation::{Event, FinishReason, Request, Response, Timings};

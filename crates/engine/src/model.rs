@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use biplane_backend::{DType, Device};
 use biplane_models::{
-    ModelInfo, ModelRunner,
+    Isq, IsqOverride, IsqType, ModelInfo, ModelRunner,
     checkpoint::{self, Opened},
 };
 use tokio::sync::{mpsc, oneshot};
@@ -56,6 +56,8 @@ pub struct ModelBuilder {
     device: Device,
     dtype: Option<DType>,
     context_length: Option<usize>,
+    isq: Isq,
+    eager: bool,
     chat_template: Option<String>,
     progress: OnProgress,
 }
@@ -78,6 +80,8 @@ impl ModelBuilder {
             device: Device::Auto,
             dtype: None,
             context_length: None,
+            isq: Isq::default(),
+            eager: false,
             chat_template: None,
             progress: Arc::new(|_| {}),
         }
@@ -104,6 +108,27 @@ impl ModelBuilder {
     /// Longest sequence in tokens; what the model was made for by default.
     pub fn with_context_length(mut self, tokens: usize) -> Self {
         self.context_length = Some(tokens);
+        self
+    }
+
+    /// Quantizes the weights while they are loaded, into this form; embeddings and head into a finer
+    /// one of the same family. What is stored in as coarse a form already stays as it is.
+    pub fn with_isq(mut self, isq: IsqType) -> Self {
+        self.isq.default = Some(isq);
+        self
+    }
+
+    /// Another form for the weights whose Hugging Face names match, as `lm_head=Q8_0` or
+    /// `layers.0=none`; of several the last that matches counts. A pattern that matches no weight
+    /// is an error when the model is built.
+    pub fn with_isq_override(mut self, exception: IsqOverride) -> Self {
+        self.isq.overrides.push(exception);
+        self
+    }
+
+    /// Computes layer by layer on a backend that is lazy: slower, but errors come where they arise.
+    pub fn with_eager_evaluation(mut self, eager: bool) -> Self {
+        self.eager = eager;
         self
     }
 
@@ -183,6 +208,8 @@ impl ModelBuilder {
             device: self.device,
             dtype: self.dtype,
             context_length: self.context_length,
+            isq: self.isq.clone(),
+            eager: self.eager,
             opened: Arc::clone(opened),
             progress: Arc::new(move |done| {
                 progress(Progress {

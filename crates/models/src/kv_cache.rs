@@ -1,17 +1,26 @@
 //! Keys and values of one sequence, kept on the device between steps.
+//!
+//! A layer with a sliding window keeps what its next tokens can see, and a little more: its memory
+//! does not grow with the sequence. Tokens lie in order, the oldest first; when the buffer is full,
+//! those that are still needed move to the front of a new one.
 
-use biplane_backend::{Backend, DType, Result, Tensor};
+use biplane_backend::{AttentionMask, Backend, DType, Result, Tensor};
 
 /// Tokens by which a layer's cache grows: few enough to waste little, many enough to copy seldom.
 const BLOCK: usize = 256;
 
-/// What one layer keeps for every token.
+/// Tokens before the window that a layer keeps, so that the last few tokens can be taken back.
+const ROLLBACK: usize = 64;
+
+/// What one layer keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CacheSpec {
     /// Key heads.
     pub kv_heads: usize,
     /// Elements of a head.
     pub head_dim: usize,
+    /// The last tokens that a token sees, itself among them; `None` for all.
+    pub window: Option<usize>,
 }
 
 impl CacheSpec {
@@ -19,6 +28,41 @@ impl CacheSpec {
     pub fn bytes_per_token(&self, dtype: DType) -> usize {
         2 * self.kv_heads * self.head_dim * dtype.size()
     }
+
+    /// Most bytes for a sequence of `tokens` that grows by at most `chunk` a step.
+    pub fn bytes(&self, tokens: usize, chunk: usize, dtype: DType) -> usize {
+        let held = match self.kept() {
+            Some(kept) => tokens.min(kept + chunk + slack(kept)),
+            None => tokens,
+        };
+        held.next_multiple_of(BLOCK) * self.bytes_per_token(dtype)
+    }
+
+    /// What a token of this layer sees.
+    pub(crate) fn mask(&self) -> AttentionMask {
+        match self.window {
+            Some(window) => AttentionMask::SlidingWindow(window),
+            None => AttentionMask::Causal,
+        }
+    }
+
+    /// Tokens that stay when a windowed layer's buffer is full.
+    fn kept(&self) -> Option<usize> {
+        self.window.map(|w| w.saturating_sub(1) + ROLLBACK)
+    }
+
+    /// The first position that the token at `len` sees.
+    fn first_seen(&self, len: usize) -> usize {
+        match self.window {
+            Some(window) => (len + 1).saturating_sub(window),
+            None => 0,
+        }
+    }
+}
+
+/// Tokens between two moves to the front, so that a token is moved a bounded number of times.
+fn slack(kept: usize) -> usize {
+    BLOCK.max(kept / 4)
 }
 
 /// One layer's keys and values, each `[kv_heads, capacity, head_dim]`.
@@ -26,7 +70,10 @@ impl CacheSpec {
 struct LayerCache<B: Backend> {
     spec: CacheSpec,
     keys_values: Option<(B::Tensor, B::Tensor)>,
-    len: usize,
+    /// Position of the oldest token held.
+    first: usize,
+    /// Tokens held.
+    held: usize,
     capacity: usize,
 }
 
@@ -35,36 +82,48 @@ impl<B: Backend> LayerCache<B> {
         LayerCache {
             spec,
             keys_values: None,
-            len: 0,
+            first: 0,
+            held: 0,
             capacity: 0,
         }
     }
 
-    /// Makes room for `total` tokens, keeping what is there.
-    fn reserve(&mut self, backend: &B, total: usize, dtype: DType) -> Result<()> {
-        if total <= self.capacity {
+    /// Makes room for `added` tokens, keeping what they see.
+    fn reserve(&mut self, backend: &B, added: usize, dtype: DType) -> Result<()> {
+        if self.held + added <= self.capacity {
             return Ok(());
         }
-        let CacheSpec { kv_heads, head_dim } = self.spec;
-        // Half as much again, so that long generations copy a bounded number of times.
-        let capacity = total
-            .max(self.capacity + self.capacity / 2)
-            .next_multiple_of(BLOCK);
-        let grow = |old: Option<&B::Tensor>| {
+        let (keep, capacity) = match self.spec.kept() {
+            Some(kept) if self.held > kept => (kept, kept + added + slack(kept)),
+            // Half as much again, so that long generations copy a bounded number of times.
+            _ => (
+                self.held,
+                (self.held + added).max(self.capacity + self.capacity / 2),
+            ),
+        };
+        let capacity = capacity.next_multiple_of(BLOCK);
+        let CacheSpec {
+            kv_heads, head_dim, ..
+        } = self.spec;
+        let start = self.held - keep;
+        let moved = |old: Option<&B::Tensor>| {
             let new = backend.zeros([kv_heads, capacity, head_dim], dtype)?;
             match old {
-                Some(old) if self.len > 0 => new.write_slice(1, 0, &old.narrow(1, 0, self.len)?),
+                Some(old) if keep > 0 => new.write_slice(1, 0, &old.narrow(1, start, keep)?),
                 _ => Ok(new),
             }
         };
         let old = self.keys_values.take();
-        let keys = grow(old.as_ref().map(|(k, _)| k))?;
-        let values = grow(old.as_ref().map(|(_, v)| v))?;
+        let keys = moved(old.as_ref().map(|(k, _)| k))?;
+        let values = moved(old.as_ref().map(|(_, v)| v))?;
         self.keys_values = Some((keys, values));
+        self.first += start;
+        self.held = keep;
         self.capacity = capacity;
         Ok(())
     }
 
+    /// Appends tokens; gives the keys and values that they see.
     fn append(
         &mut self,
         backend: &B,
@@ -72,8 +131,7 @@ impl<B: Backend> LayerCache<B> {
         v: &B::Tensor,
     ) -> Result<(B::Tensor, B::Tensor)> {
         let added = k.shape().dim("kv cache", 1)?;
-        let total = self.len + added;
-        self.reserve(backend, total, k.dtype())?;
+        self.reserve(backend, added, k.dtype())?;
         // The handles are moved out, so that a lazy backend may write in place.
         let Some((keys, values)) = self.keys_values.take() else {
             return Err(biplane_backend::Error::Backend {
@@ -82,12 +140,24 @@ impl<B: Backend> LayerCache<B> {
                 message: "lost in an earlier error".into(),
             });
         };
-        let keys = keys.write_slice(1, self.len, k)?;
-        let values = values.write_slice(1, self.len, v)?;
-        let seen = (keys.narrow(1, 0, total)?, values.narrow(1, 0, total)?);
+        let keys = keys.write_slice(1, self.held, k)?;
+        let values = values.write_slice(1, self.held, v)?;
+        let seen = self
+            .spec
+            .first_seen(self.first + self.held)
+            .saturating_sub(self.first);
+        self.held += added;
+        let views = (
+            keys.narrow(1, seen, self.held - seen)?,
+            values.narrow(1, seen, self.held - seen)?,
+        );
         self.keys_values = Some((keys, values));
-        self.len = total;
-        Ok(seen)
+        Ok(views)
+    }
+
+    /// Whether everything is here that the token at `len` sees.
+    fn can_go_back_to(&self, len: usize) -> bool {
+        self.first <= self.spec.first_seen(len)
     }
 }
 
@@ -112,8 +182,28 @@ impl<B: Backend> SequenceCache<B> {
         self.len
     }
 
-    /// Appends keys and values `[kv_heads, tokens, head_dim]` of one layer; gives all so far, as
-    /// views `[kv_heads, len, head_dim]`. The sequence's length changes with [`Self::advance`].
+    /// What layer `layer` keeps.
+    ///
+    /// # Errors
+    /// [`biplane_backend::Error::OutOfRange`] for a layer that does not exist.
+    pub(crate) fn spec(&self, layer: usize) -> Result<CacheSpec> {
+        self.layers
+            .get(layer)
+            .map(|l| l.spec)
+            .ok_or_else(|| self.no_layer(layer))
+    }
+
+    fn no_layer(&self, layer: usize) -> biplane_backend::Error {
+        biplane_backend::Error::OutOfRange {
+            op: "kv cache",
+            index: layer,
+            limit: self.layers.len(),
+        }
+    }
+
+    /// Appends keys and values `[kv_heads, tokens, head_dim]` of one layer; gives views of those that
+    /// the new tokens see, `[kv_heads, seen, head_dim]`, the new ones last. The sequence's length
+    /// changes with [`Self::advance`].
     pub(crate) fn append(
         &mut self,
         backend: &B,
@@ -121,14 +211,10 @@ impl<B: Backend> SequenceCache<B> {
         k: &B::Tensor,
         v: &B::Tensor,
     ) -> Result<(B::Tensor, B::Tensor)> {
-        let layers = self.layers.len();
+        let error = self.no_layer(layer);
         self.layers
             .get_mut(layer)
-            .ok_or(biplane_backend::Error::OutOfRange {
-                op: "kv cache",
-                index: layer,
-                limit: layers,
-            })?
+            .ok_or(error)?
             .append(backend, k, v)
     }
 
@@ -137,19 +223,25 @@ impl<B: Backend> SequenceCache<B> {
         self.len += tokens;
     }
 
-    /// Forgets all but the first `len` tokens.
-    pub fn truncate(&mut self, len: usize) {
+    /// Whether the sequence can be cut after `len` tokens: not where a sliding window has already
+    /// dropped what the next token would see.
+    pub fn can_go_back_to(&self, len: usize) -> bool {
+        len >= self.len || self.layers.iter().all(|l| l.can_go_back_to(len))
+    }
+
+    /// Forgets all but the first `len` tokens; the caller has asked [`Self::can_go_back_to`].
+    pub(crate) fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
         for layer in &mut self.layers {
-            layer.len = layer.len.min(self.len);
+            layer.held = layer.held.min(self.len.saturating_sub(layer.first));
         }
     }
 
-    /// An independent copy of the first `len` tokens.
+    /// An independent copy of the first `len` tokens; the caller has asked [`Self::can_go_back_to`].
     ///
     /// # Errors
     /// Only what the backend reports.
-    pub fn fork(&self, backend: &B, len: usize, dtype: DType) -> Result<Self> {
+    pub(crate) fn fork(&self, backend: &B, len: usize, dtype: DType) -> Result<Self> {
         let len = len.min(self.len);
         let mut copy = SequenceCache {
             layers: Vec::with_capacity(self.layers.len()),
@@ -157,9 +249,17 @@ impl<B: Backend> SequenceCache<B> {
         };
         for layer in &self.layers {
             let mut new = LayerCache::new(layer.spec);
-            if let (Some((k, v)), true) = (&layer.keys_values, len > 0) {
-                new.reserve(backend, len, dtype)?;
-                new.append(backend, &k.narrow(1, 0, len)?, &v.narrow(1, 0, len)?)?;
+            let held = len.saturating_sub(layer.first);
+            if let (Some((k, v)), true) = (&layer.keys_values, held > 0) {
+                let keep = layer.spec.kept().map_or(held, |kept| held.min(kept));
+                let start = held - keep;
+                new.first = layer.first + start;
+                new.reserve(backend, keep, dtype)?;
+                new.append(
+                    backend,
+                    &k.narrow(1, start, keep)?,
+                    &v.narrow(1, start, keep)?,
+                )?;
             }
             copy.layers.push(new);
         }

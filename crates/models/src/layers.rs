@@ -64,3 +64,21 @@ impl<B: Backend> RmsNorm<B> {
         x.rms_norm(&self.weight, self.eps)
     }
 }
+
+/// LayerNorm with a learnt weight and perhaps a bias (Ba et al. 2016).
+#[derive(Clone, Debug)]
+pub struct LayerNorm<B: Backend> {
+    pub(crate) weight: B::Tensor,
+    pub(crate) bias: Option<B::Tensor>,
+    pub(crate) eps: f32,
+}
+
+impl<B: Backend> LayerNorm<B> {
+    /// Normalizes the last axis.
+    ///
+    /// # Errors
+    /// As [`Tensor::layer_norm`].
+    pub fn forward(&self, x: &B::Tensor) -> Result<B::Tensor> {
+        x.layer_norm(&self.weight, self.bias.as_ref(), self.eps)
+    }
+}

@@ -5,26 +5,40 @@
 //! [`ModelRunner`], which takes token ids and gives logits.
 
 pub mod checkpoint;
+mod config;
 mod error;
+mod gemma3;
+mod gguf_config;
+mod gguf_names;
+mod isq;
 mod kv_cache;
 mod layers;
 mod llama;
 mod loader;
+mod mistral;
 mod model;
+mod phi3;
 mod quantization;
+mod qwen2;
+mod qwen3;
 mod registry;
+mod requantize;
 mod rope_config;
 mod runner;
+mod source;
+mod stablelm;
 mod step;
 mod weights;
 
 pub use error::{Error, Result};
+pub use gguf_names::{GgufFix, GgufNames};
+pub use isq::{Isq, IsqOverride, IsqType};
 pub use kv_cache::CacheSpec;
-pub use layers::{Embedding, Linear, RmsNorm};
-pub use loader::{GgufFix, GgufTensor};
+pub use layers::{Embedding, LayerNorm, Linear, RmsNorm};
 pub use model::{Architecture, Dimensions, Model};
 pub use quantization::Quantization;
 pub use registry::{LoadRequest, SUPPORTED, auto_dtype, load};
+pub use requantize::Form;
 pub use runner::{ModelInfo, ModelRunner, SlotId, SpanOutput, SpanPlan, StepPlan, Want};
 pub use step::Step;
-pub use weights::Weights;
+pub use weights::{Rows, Weights};

@@ -1,21 +1,24 @@
 //! Llama (Touvron et al. 2023; Grattafiori et al. 2024): Llama 2 and 3, SmolLM2, TinyLlama and their
-//! like. RMSNorm, rotary positions, grouped-query attention, SwiGLU.
+//! like. RMSNorm, rotary positions, grouped-query attention, SwiGLU. Its [`Variant`]s are the
+//! architectures that differ in a bias, a norm or a window: each a file of its own beside this one.
 
-use biplane_backend::{AttentionMask, Backend, RopeAngles, RopeScaling, Tensor, rope_inv_freqs};
-use serde::Deserialize;
-use serde_json::Value;
+use biplane_backend::{Backend, RopeAngles, RopeScaling, Tensor, rope_inv_freqs};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::{
     CacheSpec, Error, Result, Step, Weights,
     checkpoint::GgufMetadata,
+    config::{from_json, positive, whole_groups},
+    gguf_names::{GgufFix, GgufNames},
     layers::{Embedding, Linear, RmsNorm},
-    loader::{GgufFix, GgufTensor},
     model::{Architecture, Dimensions, Model},
     rope_config::RopeConfig,
+    weights::Rows,
 };
 
-/// `config.json` of a Llama.
-#[derive(Clone, Debug, Deserialize)]
+/// `config.json` of a Llama or one of its variants.
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Config {
     hidden_size: usize,
     intermediate_size: usize,
@@ -27,14 +30,44 @@ pub struct Config {
     rms_norm_eps: f32,
     max_position_embeddings: Option<usize>,
     #[serde(default)]
-    tie_word_embeddings: bool,
+    pub(crate) tie_word_embeddings: bool,
     #[serde(default)]
     attention_bias: bool,
     #[serde(default)]
     mlp_bias: bool,
     hidden_act: Option<String>,
+    #[serde(default = "all")]
+    partial_rotary_factor: f32,
     #[serde(flatten)]
     rope: RopeConfig,
+    #[serde(skip)]
+    pub(crate) variant: Variant,
+}
+
+fn all() -> f32 {
+    1.0
+}
+
+/// What sets a variant apart from Llama.
+#[derive(Clone, Debug, Default)]
+pub struct Variant {
+    /// q, k and v have a bias, o has none.
+    pub qkv_bias: bool,
+    /// RMSNorm of every head of q and k.
+    pub qk_norm: bool,
+    /// q, k and v are one matrix, gate and up another.
+    pub fused: bool,
+    /// The window of sliding layers, and which they are.
+    pub window: Option<(usize, SlidingLayers)>,
+}
+
+/// Which layers have a sliding window.
+#[derive(Clone, Debug)]
+pub enum SlidingLayers {
+    /// From this one on.
+    From(usize),
+    /// Those that are marked.
+    Marked(Vec<bool>),
 }
 
 impl Config {
@@ -47,33 +80,49 @@ impl Config {
             .unwrap_or(self.hidden_size / self.num_attention_heads.max(1))
     }
 
-    fn checked(self) -> Result<Self, String> {
-        let sizes = [
-            ("hidden_size", self.hidden_size),
-            ("intermediate_size", self.intermediate_size),
-            ("num_hidden_layers", self.num_hidden_layers),
-            ("num_attention_heads", self.num_attention_heads),
-            ("num_key_value_heads", self.kv_heads()),
-            ("head_dim", self.head_dim()),
-            ("vocab_size", self.vocab_size),
-        ];
-        for (key, size) in sizes {
-            if size == 0 || size > 1 << 24 {
-                return Err(format!("{key} is {size}"));
-            }
+    fn rotary_dim(&self) -> usize {
+        let part = self.rope.partial().unwrap_or(self.partial_rotary_factor);
+        (self.head_dim() as f32 * part) as usize
+    }
+
+    fn window(&self, layer: usize) -> Option<usize> {
+        let (window, layers) = self.variant.window.as_ref()?;
+        let slides = match layers {
+            SlidingLayers::From(first) => layer >= *first,
+            SlidingLayers::Marked(marks) => marks.get(layer).copied().unwrap_or(false),
+        };
+        slides.then_some(*window)
+    }
+
+    /// Number of blocks.
+    pub(crate) fn num_layers(&self) -> usize {
+        self.num_hidden_layers
+    }
+
+    /// Reads and checks what Llama and its variants have in common.
+    pub(crate) fn read(json: &Value) -> Result<Self, String> {
+        let config: Config = from_json(json)?;
+        positive(&[
+            ("hidden_size", config.hidden_size),
+            ("intermediate_size", config.intermediate_size),
+            ("num_hidden_layers", config.num_hidden_layers),
+            ("num_attention_heads", config.num_attention_heads),
+            ("num_key_value_heads", config.kv_heads()),
+            ("head_dim", config.head_dim()),
+            ("vocab_size", config.vocab_size),
+        ])?;
+        whole_groups(config.num_attention_heads, config.kv_heads())?;
+        if !(config.rms_norm_eps.is_finite() && config.rms_norm_eps >= 0.0) {
+            return Err(format!("rms_norm_eps is {}", config.rms_norm_eps));
         }
-        if !self.num_attention_heads.is_multiple_of(self.kv_heads()) {
+        if !(config.partial_rotary_factor > 0.0 && config.partial_rotary_factor <= 1.0) {
             return Err(format!(
-                "num_attention_heads {} is no multiple of num_key_value_heads {}",
-                self.num_attention_heads,
-                self.kv_heads()
+                "partial_rotary_factor is {}",
+                config.partial_rotary_factor
             ));
         }
-        if !(self.rms_norm_eps.is_finite() && self.rms_norm_eps >= 0.0) {
-            return Err(format!("rms_norm_eps is {}", self.rms_norm_eps));
-        }
-        match self.hidden_act.as_deref() {
-            None | Some("silu" | "swish") => Ok(self),
+        match config.hidden_act.as_deref() {
+            None | Some("silu" | "swish") => Ok(config),
             Some(other) => Err(format!("hidden_act {other:?}, expected \"silu\"")),
         }
     }
@@ -84,6 +133,7 @@ struct Attention<B: Backend> {
     k_proj: Linear<B>,
     v_proj: Linear<B>,
     o_proj: Linear<B>,
+    norms: Option<[RmsNorm<B>; 2]>,
     heads: usize,
     kv_heads: usize,
     head_dim: usize,
@@ -93,18 +143,30 @@ struct Attention<B: Backend> {
 impl<B: Backend> Attention<B> {
     fn load(c: &Config, w: &Weights<'_, B>) -> Result<Self> {
         let (heads, kv_heads, head_dim) = (c.num_attention_heads, c.kv_heads(), c.head_dim());
-        let linear = |name: &str, input, output| {
-            if c.attention_bias {
-                w.linear_with_bias(name, input, output)
-            } else {
-                w.linear(name, input, output)
-            }
+        let (q, kv) = (heads * head_dim, kv_heads * head_dim);
+        let [q_proj, k_proj, v_proj] = if c.variant.fused {
+            let of = q + 2 * kv;
+            let rows = |part| w.linear_rows("qkv_proj", c.hidden_size, &Rows { part, of });
+            [rows(0..q)?, rows(q..q + kv)?, rows(q + kv..of)?]
+        } else {
+            let bias = c.attention_bias || c.variant.qkv_bias;
+            let linear = |name, output| w.linear_biased(name, c.hidden_size, output, bias);
+            [
+                linear("q_proj", q)?,
+                linear("k_proj", kv)?,
+                linear("v_proj", kv)?,
+            ]
         };
+        let norm = |name| w.rms_norm(name, head_dim, c.rms_norm_eps);
         Ok(Attention {
-            q_proj: linear("q_proj", c.hidden_size, heads * head_dim)?,
-            k_proj: linear("k_proj", c.hidden_size, kv_heads * head_dim)?,
-            v_proj: linear("v_proj", c.hidden_size, kv_heads * head_dim)?,
-            o_proj: linear("o_proj", heads * head_dim, c.hidden_size)?,
+            q_proj,
+            k_proj,
+            v_proj,
+            o_proj: w.linear_biased("o_proj", q, c.hidden_size, c.attention_bias)?,
+            norms: match c.variant.qk_norm {
+                true => Some([norm("q_norm")?, norm("k_norm")?]),
+                false => None,
+            },
             heads,
             kv_heads,
             head_dim,
@@ -120,11 +182,13 @@ impl<B: Backend> Attention<B> {
         step: &mut Step<'_, B>,
     ) -> biplane_backend::Result<B::Tensor> {
         let (n, d) = (step.num_tokens(), self.head_dim);
-        let q = self.q_proj.forward(x)?.reshape([n, self.heads, d])?;
-        let k = self.k_proj.forward(x)?.reshape([n, self.kv_heads, d])?;
+        let mut q = self.q_proj.forward(x)?.reshape([n, self.heads, d])?;
+        let mut k = self.k_proj.forward(x)?.reshape([n, self.kv_heads, d])?;
         let v = self.v_proj.forward(x)?.reshape([n, self.kv_heads, d])?;
-        let (q, k) = (q.rope(rope)?, k.rope(rope)?);
-        let y = step.attend(layer, &q, &k, &v, AttentionMask::Causal, self.scale)?;
+        if let Some([q_norm, k_norm]) = &self.norms {
+            (q, k) = (q_norm.forward(&q)?, k_norm.forward(&k)?);
+        }
+        let y = step.attend(layer, &q.rope(rope)?, &k.rope(rope)?, &v, self.scale)?;
         self.o_proj.forward(&y.reshape([n, self.heads * d])?)
     }
 }
@@ -137,17 +201,19 @@ struct Mlp<B: Backend> {
 
 impl<B: Backend> Mlp<B> {
     fn load(c: &Config, w: &Weights<'_, B>) -> Result<Self> {
-        let linear = |name: &str, input, output| {
-            if c.mlp_bias {
-                w.linear_with_bias(name, input, output)
-            } else {
-                w.linear(name, input, output)
-            }
+        let (hidden, inner) = (c.hidden_size, c.intermediate_size);
+        let [gate_proj, up_proj] = if c.variant.fused {
+            let of = 2 * inner;
+            let rows = |part| w.linear_rows("gate_up_proj", hidden, &Rows { part, of });
+            [rows(0..inner)?, rows(inner..of)?]
+        } else {
+            let linear = |name| w.linear_biased(name, hidden, inner, c.mlp_bias);
+            [linear("gate_proj")?, linear("up_proj")?]
         };
         Ok(Mlp {
-            gate_proj: linear("gate_proj", c.hidden_size, c.intermediate_size)?,
-            up_proj: linear("up_proj", c.hidden_size, c.intermediate_size)?,
-            down_proj: linear("down_proj", c.intermediate_size, c.hidden_size)?,
+            gate_proj,
+            up_proj,
+            down_proj: w.linear_biased("down_proj", inner, hidden, c.mlp_bias)?,
         })
     }
 
@@ -195,19 +261,19 @@ impl<B: Backend> Block<B> {
     }
 }
 
-/// A Llama on a device.
+/// A Llama or one of its variants on a device.
 pub struct Llama<B: Backend> {
     embed_tokens: Embedding<B>,
     layers: Vec<Block<B>>,
     norm: RmsNorm<B>,
     lm_head: Linear<B>,
     inv_freqs: Vec<f32>,
-    cache: CacheSpec,
+    caches: Vec<CacheSpec>,
 }
 
 impl<B: Backend> Model<B> for Llama<B> {
     fn caches(&self) -> Vec<CacheSpec> {
-        vec![self.cache; self.layers.len()]
+        self.caches.clone()
     }
 
     fn forward(&self, step: &mut Step<'_, B>) -> biplane_backend::Result<B::Tensor> {
@@ -215,106 +281,25 @@ impl<B: Backend> Model<B> for Llama<B> {
         let mut x = self.embed_tokens.forward(step.ids())?;
         for (layer, block) in self.layers.iter().enumerate() {
             x = block.forward(&x, layer, &rope, step)?;
+            step.layer_done(&x)?;
         }
         self.lm_head
             .forward(&self.norm.forward(&step.logit_rows(&x)?)?)
     }
 }
 
-impl<B: Backend> Architecture<B> for Llama<B> {
-    type Config = Config;
-
-    fn config_from_hf(config: &Value) -> Result<Config, String> {
-        Config::deserialize(config)
-            .map_err(|e| e.to_string())?
-            .checked()
-    }
-
-    fn config_from_gguf(m: &GgufMetadata) -> Result<Config> {
-        let size = |key: &str| m.usize(&format!("llama.{key}"));
-        let optional = |key: &str| m.optional_usize(&format!("llama.{key}"));
-        let hidden_size = size("embedding_length")?;
-        let num_attention_heads = size("attention.head_count")?;
-        let head_dim = optional("attention.key_length")?;
-        let full = head_dim.unwrap_or(hidden_size / num_attention_heads.max(1));
-        if let Some(rotary) = optional("rope.dimension_count")?
-            && rotary != full
-        {
-            return Err(m.config_error(format!(
-                "llama.rope.dimension_count is {rotary}, but heads have {full} elements; partial rotary embedding is not Llama's"
-            )));
-        }
-        Config {
-            hidden_size,
-            intermediate_size: size("feed_forward_length")?,
-            num_hidden_layers: size("block_count")?,
-            num_attention_heads,
-            num_key_value_heads: optional("attention.head_count_kv")?,
-            head_dim,
-            vocab_size: match optional("vocab_size")? {
-                Some(n) => n,
-                None => m.array_len("tokenizer.ggml.tokens")?,
-            },
-            rms_norm_eps: m.f32("llama.attention.layer_norm_rms_epsilon")?,
-            max_position_embeddings: optional("context_length")?,
-            tie_word_embeddings: !m.has_tensor("output.weight"),
-            attention_bias: m.has_tensor("blk.0.attn_q.bias"),
-            mlp_bias: m.has_tensor("blk.0.ffn_gate.bias"),
-            hidden_act: None,
-            rope: RopeConfig::from_gguf(m, "llama")?,
-        }
-        .checked()
-        .map_err(|reason| m.config_error(reason))
-    }
-
-    fn gguf_tensor(config: &Config, name: &str) -> Option<GgufTensor> {
-        match name {
-            "model.embed_tokens.weight" => return Some(GgufTensor::same("token_embd.weight")),
-            "model.norm.weight" => return Some(GgufTensor::same("output_norm.weight")),
-            "lm_head.weight" => return Some(GgufTensor::same("output.weight")),
-            "rope_freqs" => return Some(GgufTensor::same("rope_freqs.weight")),
-            _ => {}
-        }
-        let (layer, rest) = name.strip_prefix("model.layers.")?.split_once('.')?;
-        let (part, kind) = rest.rsplit_once('.')?;
-        let heads = |heads| GgufFix::Interleaved { heads };
-        let (part, fix) = match part {
-            "self_attn.q_proj" => ("attn_q", heads(config.num_attention_heads)),
-            "self_attn.k_proj" => ("attn_k", heads(config.kv_heads())),
-            "self_attn.v_proj" => ("attn_v", GgufFix::Same),
-            "self_attn.o_proj" => ("attn_output", GgufFix::Same),
-            "mlp.gate_proj" => ("ffn_gate", GgufFix::Same),
-            "mlp.up_proj" => ("ffn_up", GgufFix::Same),
-            "mlp.down_proj" => ("ffn_down", GgufFix::Same),
-            "input_layernorm" => ("attn_norm", GgufFix::Same),
-            "post_attention_layernorm" => ("ffn_norm", GgufFix::Same),
-            _ => return None,
-        };
-        Some(GgufTensor {
-            name: format!("blk.{layer}.{part}.{kind}"),
-            fix,
-        })
-    }
-
-    fn dimensions(c: &Config) -> Dimensions {
-        Dimensions {
-            vocab_size: c.vocab_size,
-            hidden_size: c.hidden_size,
-            layers: c.num_hidden_layers,
-            context_length: c.max_position_embeddings.unwrap_or(2048),
-        }
-    }
-
-    fn load(c: Config, w: &Weights<'_, B>) -> Result<Self> {
-        let scaling = match w.optional_f32s("rope_freqs")? {
+impl<B: Backend> Llama<B> {
+    /// Brings a Llama's or a variant's weights to the device.
+    pub(crate) fn load(c: &Config, w: &Weights<'_, B>) -> Result<Self> {
+        let scaling = match w.optional_f32s("rope_freqs.weight")? {
             Some(divisors) => RopeScaling::PerFrequency(divisors),
             None => c.rope.scaling().map_err(|reason| w.config_error(reason))?,
         };
-        let inv_freqs = rope_inv_freqs(c.head_dim(), c.rope.theta(), &scaling)?;
+        let inv_freqs = rope_inv_freqs(c.rotary_dim(), c.rope.theta().unwrap_or(1e4), &scaling)?;
         let model = w.scope("model");
         let embed_tokens = model.embedding("embed_tokens", c.vocab_size, c.hidden_size)?;
         let layers = (0..c.num_hidden_layers)
-            .map(|i| Block::load(&c, &model.scope("layers").scope(i)))
+            .map(|i| Block::load(c, &model.scope("layers").scope(i)))
             .collect::<Result<_, Error>>()?;
         let lm_head = if c.tie_word_embeddings {
             embed_tokens.as_head()
@@ -326,16 +311,103 @@ impl<B: Backend> Architecture<B> for Llama<B> {
             name.ends_with("rotary_emb.inv_freq")
                 || (c.tie_word_embeddings && name.starts_with("lm_head."))
         })?;
+        let cache = |layer| CacheSpec {
+            kv_heads: c.kv_heads(),
+            head_dim: c.head_dim(),
+            window: c.window(layer),
+        };
         Ok(Llama {
             embed_tokens,
             layers,
             norm,
             lm_head,
             inv_freqs,
-            cache: CacheSpec {
-                kv_heads: c.kv_heads(),
-                head_dim: c.head_dim(),
-            },
+            caches: (0..c.num_hidden_layers).map(cache).collect(),
         })
+    }
+}
+
+/// The architecture.
+#[derive(Debug)]
+pub struct Arch;
+
+impl Architecture for Arch {
+    type Config = Config;
+    type Model<B: Backend> = Llama<B>;
+
+    fn config(json: &Value) -> Result<Config, String> {
+        Config::read(json)
+    }
+
+    fn complete_gguf_config(m: &GgufMetadata, json: &mut Map<String, Value>) -> Result<()> {
+        json.insert(
+            "attention_bias".into(),
+            m.has_tensor("blk.0.attn_q.bias").into(),
+        );
+        json.insert(
+            "mlp_bias".into(),
+            m.has_tensor("blk.0.ffn_gate.bias").into(),
+        );
+        Ok(())
+    }
+
+    fn gguf_names(c: &Config) -> GgufNames {
+        let interleaved = |heads| GgufFix::Interleaved { heads };
+        GgufNames::decoder()
+            .fix(interleaved(c.num_attention_heads), |hf| {
+                hf == "self_attn.q_proj"
+            })
+            .fix(interleaved(c.kv_heads()), |hf| hf == "self_attn.k_proj")
+    }
+
+    fn dimensions(c: &Config) -> Dimensions {
+        dimensions(c)
+    }
+
+    fn load<B: Backend>(c: Config, w: &Weights<'_, B>) -> Result<Llama<B>> {
+        Llama::load(&c, w)
+    }
+}
+
+/// An architecture whose parts are Llama's.
+pub(crate) trait Relative: 'static {
+    /// Sets the variant, from keys that Llama does not have.
+    fn vary(config: &mut Config, json: &Value) -> Result<(), String>;
+
+    /// As [`Architecture::gguf_names`].
+    fn gguf_names() -> GgufNames {
+        GgufNames::decoder()
+    }
+}
+
+impl<R: Relative> Architecture for R {
+    type Config = Config;
+    type Model<B: Backend> = Llama<B>;
+
+    fn config(json: &Value) -> Result<Config, String> {
+        let mut config = Config::read(json)?;
+        R::vary(&mut config, json)?;
+        Ok(config)
+    }
+
+    fn gguf_names(_: &Config) -> GgufNames {
+        R::gguf_names()
+    }
+
+    fn dimensions(c: &Config) -> Dimensions {
+        dimensions(c)
+    }
+
+    fn load<B: Backend>(c: Config, w: &Weights<'_, B>) -> Result<Llama<B>> {
+        Llama::load(&c, w)
+    }
+}
+
+fn dimensions(c: &Config) -> Dimensions {
+    Dimensions {
+        vocab_size: c.vocab_size,
+        hidden_size: c.hidden_size,
+        layers: c.num_hidden_layers,
+        context_length: c.max_position_embeddings.unwrap_or(2048),
     }
 }

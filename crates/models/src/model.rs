@@ -1,9 +1,10 @@
 //! What an architecture is.
 
 use biplane_backend::Backend;
-use serde_json::Value;
+use serde::Serialize;
+use serde_json::{Map, Value};
 
-use crate::{CacheSpec, Result, Step, Weights, checkpoint::GgufMetadata, loader::GgufTensor};
+use crate::{CacheSpec, Result, Step, Weights, checkpoint::GgufMetadata, gguf_names::GgufNames};
 
 /// A model that runs: its weights on a device, and the forward pass.
 pub trait Model<B: Backend> {
@@ -31,24 +32,30 @@ pub struct Dimensions {
 }
 
 /// An architecture: one file in this crate and one line in the registry.
-pub trait Architecture<B: Backend>: Model<B> + Sized + 'static {
+pub trait Architecture: 'static {
     /// Its configuration, in Hugging Face's terms.
-    type Config;
+    type Config: Serialize;
 
-    /// Reads `config.json`.
+    /// The model on a backend.
+    type Model<B: Backend>: Model<B> + 'static;
+
+    /// Reads `config.json`; of a multimodal checkpoint its text part.
     ///
     /// # Errors
     /// A reason, to be reported with the file's path.
-    fn config_from_hf(config: &Value) -> Result<Self::Config, String>;
+    fn config(json: &Value) -> Result<Self::Config, String>;
 
-    /// Reads the same from GGUF metadata.
+    /// Completes the `config.json` that [`crate::gguf_config`] reads out of a GGUF header, where the
+    /// architecture has keys of its own, or values that GGUF leaves out.
     ///
     /// # Errors
-    /// [`crate::Error::Config`] or [`crate::Error::Malformed`] naming file and key.
-    fn config_from_gguf(metadata: &GgufMetadata) -> Result<Self::Config>;
+    /// [`crate::Error::Config`] naming file and key.
+    fn complete_gguf_config(_: &GgufMetadata, _json: &mut Map<String, Value>) -> Result<()> {
+        Ok(())
+    }
 
-    /// Where a GGUF file keeps the tensor of a Hugging Face name, or `None` where it never does.
-    fn gguf_tensor(config: &Self::Config, name: &str) -> Option<GgufTensor>;
+    /// Where GGUF files keep the tensors, and what their converters changed in them.
+    fn gguf_names(config: &Self::Config) -> GgufNames;
 
     /// Sizes for the runner.
     fn dimensions(config: &Self::Config) -> Dimensions;
@@ -57,5 +64,5 @@ pub trait Architecture<B: Backend>: Model<B> + Sized + 'static {
     ///
     /// # Errors
     /// Naming the tensor.
-    fn load(config: Self::Config, weights: &Weights<'_, B>) -> Result<Self>;
+    fn load<B: Backend>(config: Self::Config, weights: &Weights<'_, B>) -> Result<Self::Model<B>>;
 }

@@ -5,28 +5,32 @@ use std::path::Path;
 use biplane_backend::{Backend, DType};
 
 use crate::{
-    Error, Result, Weights,
-    checkpoint::{self, Metadata, Opened},
-    loader::{Loader, Naming},
+    Error, Isq, Result, Weights,
+    checkpoint::{GgufMetadata, Metadata, Opened},
+    config::text_config,
+    gguf_config,
+    isq::IsqPlan,
+    loader::Loader,
     model::{Architecture, Dimensions, Model},
     quantization::Quantization,
     runner::{ModelInfo, ModelRunner, Runner},
+    source::Source,
 };
 
-/// One line for every architecture: its type, its `model_type`s, its GGUF `general.architecture`s.
+/// One line for every architecture: its module, its `model_type`s, its GGUF `general.architecture`s.
 macro_rules! architectures {
-    ($($module:ident::$model:ident: [$($hf:literal),*], [$($gguf:literal),*];)*) => {
+    ($($module:ident: [$($hf:literal),*], [$($gguf:literal),*];)*) => {
         /// Names of all supported architectures, for errors and help.
         pub const SUPPORTED: &[&str] = &[$($($hf,)*)*];
 
         fn build<B: Backend>(opened: &Opened, request: &LoadRequest<'_, B>) -> Result<Built<B>> {
             match &opened.metadata {
                 Metadata::HuggingFace { config, .. } => match model_type(config) {
-                    $($(Some($hf))|* => build_hf::<B, crate::$module::$model<B>>(opened, config, request),)*
+                    $($(Some($hf))|* => build_hf::<B, crate::$module::Arch>(opened, config, request),)*
                     other => Err(unsupported(opened.checkpoint.path(), other.unwrap_or("?"))),
                 },
                 Metadata::Gguf(metadata) => match metadata.architecture()? {
-                    $($($gguf)|* => build_gguf::<B, crate::$module::$model<B>>(opened, metadata, request),)*
+                    $(name if (&[$($gguf),*] as &[&str]).contains(&name) => build_gguf::<B, crate::$module::Arch>(opened, metadata, request),)*
                     other => Err(unsupported(opened.checkpoint.path(), other)),
                 },
             }
@@ -35,7 +39,13 @@ macro_rules! architectures {
 }
 
 architectures! {
-    llama::Llama: ["llama"], ["llama"];
+    gemma3: ["gemma3_text", "gemma3"], ["gemma3"];
+    llama: ["llama"], ["llama"];
+    mistral: ["mistral"], [];
+    phi3: ["phi3"], ["phi3"];
+    qwen2: ["qwen2"], ["qwen2"];
+    qwen3: ["qwen3"], ["qwen3"];
+    stablelm: ["stablelm", "stablelm_epoch"], ["stablelm"];
 }
 
 /// What to load, and how.
@@ -46,6 +56,10 @@ pub struct LoadRequest<'a, B: Backend> {
     pub dtype: Option<DType>,
     /// Longest sequence to allow; `None` for what the model was made for.
     pub context_length: Option<usize>,
+    /// What to quantize on the way.
+    pub isq: Isq,
+    /// Whether a lazy backend computes layer by layer: slower, and errors come where they arise.
+    pub eager: bool,
     /// Told the bytes of weights read so far.
     pub progress: &'a dyn Fn(usize),
 }
@@ -98,17 +112,13 @@ pub fn load<B: Backend>(
         context_length,
         parameters: built.parameters,
         weight_bytes: built.weight_bytes,
-        kv_bytes_per_token: built
-            .model
-            .caches()
-            .iter()
-            .map(|c| c.bytes_per_token(built.dtype))
-            .sum(),
+        caches: built.model.caches(),
     };
     Ok(Box::new(Runner::new(
         request.backend.clone(),
         built.model,
         info,
+        request.eager,
     )))
 }
 
@@ -124,76 +134,56 @@ fn unsupported(path: &Path, name: &str) -> Error {
     }
 }
 
-fn build_hf<B: Backend, M: Architecture<B>>(
+fn build_hf<B: Backend, A: Architecture>(
     opened: &Opened,
-    value: &serde_json::Value,
+    json: &serde_json::Value,
     request: &LoadRequest<'_, B>,
 ) -> Result<Built<B>> {
     let error = |reason| Error::Config {
         path: opened.checkpoint.path().join("config.json"),
         reason,
     };
-    let config = M::config_from_hf(value).map_err(error)?;
-    let quantization = Quantization::from_config(value).map_err(error)?;
+    let text = text_config(json);
+    let config = A::config(&text).map_err(error)?;
+    let quantization = Quantization::from_config(json).map_err(error)?;
     let stored = ["torch_dtype", "dtype"]
         .iter()
-        .find_map(|key| value.get(key)?.as_str());
+        .find_map(|key| text.get(key)?.as_str());
     let stored = match stored {
         Some("float32") => Some(DType::F32),
         Some("float16") => Some(DType::F16),
         Some("bfloat16") => Some(DType::BF16),
         _ => None,
     };
-    finish::<B, M>(
-        opened,
-        request,
-        config,
-        Naming::HuggingFace,
-        quantization,
-        stored,
-    )
+    let source = Source::hugging_face(&*opened.checkpoint, quantization);
+    finish::<B, A>(source, request, config, stored)
 }
 
-fn build_gguf<B: Backend, M: Architecture<B>>(
+fn build_gguf<B: Backend, A: Architecture>(
     opened: &Opened,
-    metadata: &checkpoint::GgufMetadata,
+    metadata: &GgufMetadata,
     request: &LoadRequest<'_, B>,
 ) -> Result<Built<B>> {
-    let config = M::config_from_gguf(metadata)?;
-    // The names need the configuration (head counts) while it is being consumed: read it once more.
-    let naming = M::config_from_gguf(metadata)?;
-    let locate = |name: &str| M::gguf_tensor(&naming, name);
-    finish::<B, M>(
-        opened,
-        request,
-        config,
-        Naming::Gguf(&locate),
-        Quantization::default(),
-        None,
-    )
+    let mut json = gguf_config::read(metadata)?;
+    A::complete_gguf_config(metadata, &mut json)?;
+    let config = A::config(&json.into()).map_err(|reason| metadata.config_error(reason))?;
+    let source = Source::gguf(&*opened.checkpoint, A::gguf_names(&config));
+    finish::<B, A>(source, request, config, None)
 }
 
-fn finish<B: Backend, M: Architecture<B>>(
-    opened: &Opened,
+fn finish<B: Backend, A: Architecture>(
+    source: Source<'_>,
     request: &LoadRequest<'_, B>,
-    config: M::Config,
-    naming: Naming<'_>,
-    quantization: Quantization,
+    config: A::Config,
     stored: Option<DType>,
 ) -> Result<Built<B>> {
     let dtype = request
         .dtype
         .unwrap_or_else(|| auto_dtype(request.backend.device(), stored));
-    let loader = Loader::new(
-        request.backend,
-        &*opened.checkpoint,
-        naming,
-        quantization,
-        dtype,
-        request.progress,
-    );
-    let dimensions = M::dimensions(&config);
-    let model = M::load(config, &Weights::new(&loader))?;
+    let isq = IsqPlan::new(request.isq.clone());
+    let loader = Loader::new(request.backend, source, dtype, &isq, request.progress);
+    let dimensions = A::dimensions(&config);
+    let model = A::load(config, &Weights::new(&loader))?;
     let (weight_bytes, parameters) = loader.totals();
     Ok(Built {
         model: Box::new(model),

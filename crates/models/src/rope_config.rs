@@ -1,48 +1,47 @@
 //! RoPE as checkpoints describe it: every spelling of theta and scaling, in one place.
 
 use biplane_backend::RopeScaling;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Result, checkpoint::GgufMetadata};
-
 /// `rope_theta` and `rope_scaling`, or transformers 5's `rope_parameters` that holds both.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct RopeConfig {
+    #[serde(skip_serializing_if = "Option::is_none")]
     rope_theta: Option<f32>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     rope_scaling: Option<Value>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     rope_parameters: Option<Value>,
 }
 
 impl RopeConfig {
-    /// Reads `ARCH.rope.*` of a GGUF file.
-    ///
-    /// # Errors
-    /// [`crate::Error::Config`] for a kind of scaling that is not known.
-    pub fn from_gguf(m: &GgufMetadata, arch: &str) -> Result<Self> {
-        let kind = m.optional_str(&format!("{arch}.rope.scaling.type"))?;
-        let factor = m.optional_f32(&format!("{arch}.rope.scaling.factor"))?;
-        let rope_scaling = match kind {
-            None | Some("none") => None,
-            Some(kind) => Some(serde_json::json!({"rope_type": kind, "factor": factor})),
-        };
-        Ok(RopeConfig {
-            rope_theta: m.optional_f32(&format!("{arch}.rope.freq_base"))?,
-            rope_scaling,
-            rope_parameters: None,
+    /// The parameters of one kind of layers, where `rope_parameters` tells them apart.
+    pub fn of_layers(&self, kind: &str) -> Option<RopeConfig> {
+        let own = self.rope_parameters.as_ref()?.get(kind)?;
+        Some(RopeConfig {
+            rope_parameters: Some(own.clone()),
+            ..RopeConfig::default()
         })
     }
 
-    /// The base of the frequencies.
-    pub fn theta(&self) -> f32 {
+    /// The base of the frequencies, where the checkpoint gives one; 10,000 is usual.
+    pub fn theta(&self) -> Option<f32> {
         let nested = self
             .rope_parameters
             .as_ref()
             .and_then(|p| p.get("rope_theta"))
             .and_then(Value::as_f64);
-        nested.map(|t| t as f32).or(self.rope_theta).unwrap_or(1e4)
+        nested.map(|t| t as f32).or(self.rope_theta)
+    }
+
+    /// The fraction of each head that turns, where `rope_parameters` says so.
+    pub fn partial(&self) -> Option<f32> {
+        let partial = self
+            .rope_parameters
+            .as_ref()?
+            .get("partial_rotary_factor")?;
+        partial.as_f64().map(|f| f as f32)
     }
 
     /// How the frequencies are stretched.
@@ -100,11 +99,11 @@ mod tests {
         let new = config(
             json!({"rope_parameters": {"rope_theta": 5e5, "rope_type": "linear", "factor": 8.0}}),
         );
-        assert_eq!(old.theta(), 5e5);
-        assert_eq!(new.theta(), 5e5);
+        assert_eq!(old.theta(), Some(5e5));
+        assert_eq!(new.theta(), Some(5e5));
         assert_eq!(old.scaling().unwrap(), RopeScaling::Linear { factor: 8.0 });
         assert_eq!(old.scaling(), new.scaling());
-        assert_eq!(config(json!({})).theta(), 1e4);
+        assert_eq!(config(json!({})).theta(), None);
         assert_eq!(
             config(json!({"rope_scaling": null})).scaling().unwrap(),
             RopeScaling::None

@@ -28,8 +28,19 @@ pub struct ModelInfo {
     pub parameters: usize,
     /// Bytes of weights on the device.
     pub weight_bytes: usize,
-    /// Bytes of KV cache for one token.
-    pub kv_bytes_per_token: usize,
+    /// What each layer keeps of a sequence.
+    pub caches: Vec<CacheSpec>,
+}
+
+impl ModelInfo {
+    /// Most bytes of KV cache for a sequence of `tokens` that grows by at most `chunk` a step: layers
+    /// with a sliding window stop growing.
+    pub fn kv_bytes(&self, tokens: usize, chunk: usize) -> usize {
+        self.caches
+            .iter()
+            .map(|c| c.bytes(tokens, chunk, self.dtype))
+            .sum()
+    }
 }
 
 /// A handle of one sequence's KV cache.
@@ -95,16 +106,20 @@ pub trait ModelRunner {
     /// Tokens a sequence holds; 0 for a closed one.
     fn len(&self, slot: SlotId) -> usize;
 
+    /// Whether [`Self::truncate`] and [`Self::fork`] can go back to `len` tokens: a sliding window
+    /// keeps the last few tokens beyond itself, and forgets the rest.
+    fn can_go_back_to(&self, slot: SlotId, len: usize) -> bool;
+
     /// Forgets all but the first `len` tokens of a sequence.
     ///
     /// # Errors
-    /// [`Error::Request`] for a closed slot.
+    /// [`Error::Request`] for a closed slot, or when a sliding window has dropped what is needed.
     fn truncate(&mut self, slot: SlotId, len: usize) -> Result<()>;
 
     /// A new sequence that begins with the first `len` tokens of another, and shares nothing with it.
     ///
     /// # Errors
-    /// [`Error::Request`] for a closed slot, or the backend's.
+    /// As [`Self::truncate`], or the backend's.
     fn fork(&mut self, slot: SlotId, len: usize) -> Result<SlotId>;
 
     /// Starts a step. One step at a time: [`Self::collect`] comes next.
@@ -182,19 +197,18 @@ pub(crate) struct Runner<B: Backend> {
     backend: B,
     model: Box<dyn Model<B>>,
     info: ModelInfo,
-    caches: Vec<CacheSpec>,
+    eager: bool,
     slots: Vec<Option<SequenceCache<B>>>,
     pending: Option<Pending<B::Tensor>>,
 }
 
 impl<B: Backend> Runner<B> {
-    pub fn new(backend: B, model: Box<dyn Model<B>>, info: ModelInfo) -> Self {
-        let caches = model.caches();
+    pub fn new(backend: B, model: Box<dyn Model<B>>, info: ModelInfo, eager: bool) -> Self {
         Runner {
             backend,
             model,
             info,
-            caches,
+            eager,
             slots: Vec::new(),
             pending: None,
         }
@@ -218,6 +232,19 @@ impl<B: Backend> Runner<B> {
             .get(slot.0)
             .and_then(Option::as_ref)
             .ok_or_else(|| Error::Request(format!("sequence {} is closed", slot.0)))
+    }
+
+    /// The sequence, if it can be cut after `len` tokens.
+    fn reachable(&self, slot: SlotId, len: usize) -> Result<&SequenceCache<B>> {
+        let cache = self.slot(slot)?;
+        if cache.can_go_back_to(len) {
+            return Ok(cache);
+        }
+        Err(Error::Request(format!(
+            "sequence {} of {} tokens cannot go back to {len}: its layers with a sliding window hold only the last tokens",
+            slot.0,
+            cache.len()
+        )))
     }
 
     /// Refuses what cannot be computed, before anything changes.
@@ -294,6 +321,7 @@ impl<B: Backend> Runner<B> {
             spans,
             caches,
             logit_rows,
+            eager: self.eager,
         };
         let logits = self.model.forward(&mut step)?;
         let (wanted, mut caches) = (!step.logit_rows.is_empty(), step.caches);
@@ -334,7 +362,7 @@ impl<B: Backend> ModelRunner for Runner<B> {
     }
 
     fn open(&mut self) -> Result<SlotId> {
-        let cache = SequenceCache::new(&self.caches);
+        let cache = SequenceCache::new(&self.info.caches);
         Ok(self.insert(cache))
     }
 
@@ -348,8 +376,12 @@ impl<B: Backend> ModelRunner for Runner<B> {
         self.slot(slot).map_or(0, SequenceCache::len)
     }
 
+    fn can_go_back_to(&self, slot: SlotId, len: usize) -> bool {
+        self.slot(slot).is_ok_and(|cache| cache.can_go_back_to(len))
+    }
+
     fn truncate(&mut self, slot: SlotId, len: usize) -> Result<()> {
-        self.slot(slot)?;
+        self.reachable(slot, len)?;
         if let Some(Some(cache)) = self.slots.get_mut(slot.0) {
             cache.truncate(len);
         }
@@ -357,7 +389,8 @@ impl<B: Backend> ModelRunner for Runner<B> {
     }
 
     fn fork(&mut self, slot: SlotId, len: usize) -> Result<SlotId> {
-        let copy = self.slot(slot)?.fork(&self.backend, len, self.info.dtype)?;
+        let cache = self.reachable(slot, len)?;
+        let copy = cache.fork(&self.backend, len, self.info.dtype)?;
         Ok(self.insert(copy))
     }
 

@@ -4,7 +4,7 @@
 //! attention looks at sequences, each over its own cache. Prefill chunks and decode tokens share a
 //! step.
 
-use biplane_backend::{AttentionMask, Backend, DType, Result, RopeAngles, Tensor};
+use biplane_backend::{Backend, DType, Result, RopeAngles, Tensor};
 
 use crate::kv_cache::SequenceCache;
 
@@ -29,6 +29,8 @@ pub struct Step<'a, B: Backend> {
     pub(crate) caches: Vec<SequenceCache<B>>,
     /// Rows whose logits are wanted, rising.
     pub(crate) logit_rows: Vec<u32>,
+    /// Whether a lazy backend computes each layer before the next is described.
+    pub(crate) eager: bool,
 }
 
 impl<B: Backend> Step<'_, B> {
@@ -56,7 +58,8 @@ impl<B: Backend> Step<'_, B> {
     }
 
     /// Appends `k`, `v` `[tokens, kv_heads, head_dim]` to the sequences' caches and attends with
-    /// `q [tokens, heads, head_dim]`, each sequence to itself. Gives `[tokens, heads, head_dim]`.
+    /// `q [tokens, heads, head_dim]`, each sequence to itself and as far back as the layer's
+    /// [`crate::CacheSpec`] says. Gives `[tokens, heads, head_dim]`.
     ///
     /// # Errors
     /// As [`Tensor::attention`].
@@ -66,7 +69,6 @@ impl<B: Backend> Step<'_, B> {
         q: &B::Tensor,
         k: &B::Tensor,
         v: &B::Tensor,
-        mask: AttentionMask,
         scale: f32,
     ) -> Result<B::Tensor> {
         let (q, k, v) = (q.swap_axes(0, 1)?, k.swap_axes(0, 1)?, v.swap_axes(0, 1)?);
@@ -80,14 +82,27 @@ impl<B: Backend> Step<'_, B> {
                     t.narrow(1, span.start, span.len)
                 }
             };
-            let (keys, values) =
-                self.caches[span.cache].append(self.backend, layer, &part(&k)?, &part(&v)?)?;
+            let cache = &mut self.caches[span.cache];
+            let mask = cache.spec(layer)?.mask();
+            let (keys, values) = cache.append(self.backend, layer, &part(&k)?, &part(&v)?)?;
             parts.push(part(&q)?.attention(&keys, &values, mask, scale)?);
         }
         match parts.as_slice() {
             [one] => one.swap_axes(0, 1),
             many => B::Tensor::concat(&many.iter().collect::<Vec<_>>(), 1)?.swap_axes(0, 1),
         }
+    }
+
+    /// A layer is described, `x` its output: the place where a backend that is told not to be lazy
+    /// computes.
+    ///
+    /// # Errors
+    /// Whatever the layer's operations fail with.
+    pub fn layer_done(&self, x: &B::Tensor) -> Result<()> {
+        if self.eager {
+            self.backend.eval(&[x])?;
+        }
+        Ok(())
     }
 
     /// Of `x [tokens, hidden]` the rows whose logits are wanted: only they need to reach the head.

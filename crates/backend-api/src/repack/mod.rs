@@ -19,7 +19,7 @@ mod rows;
 mod validate;
 
 pub use codes::{pack_codes, unpack_codes};
-pub use quantize::quantize_rows;
+pub use quantize::{quantize_ggml, quantize_rows};
 pub use rows::{CanonicalRows, canonical_rows, dequantize_rows, dequantize_value};
 
 #[cfg(test)]

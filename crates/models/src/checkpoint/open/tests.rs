@@ -105,10 +105,8 @@ fn gguf_fixtures_have_the_shapes_of_their_metadata() {
         ("llama/gguf/llama-q5_0", RawKind::Ggml(GgmlKind::Q5_0)),
         ("llama/gguf/llama-q5_1", RawKind::Ggml(GgmlKind::Q5_1)),
         ("llama/gguf/llama-q8_0", RawKind::Ggml(GgmlKind::Q8_0)),
-        (
-            "llama-untied/gguf/llama-untied-f16",
-            RawKind::Dense(DType::F16),
-        ),
+        ("gemma3/gguf/gemma3-q8_0", RawKind::Ggml(GgmlKind::Q8_0)),
+        ("stablelm/gguf/stablelm-q8_0", RawKind::Ggml(GgmlKind::Q8_0)),
         (
             "llama-k/gguf/llama-k-q4_k_mix",
             RawKind::Ggml(GgmlKind::Q4K),
