@@ -14,6 +14,10 @@ fn directory(name: &str, backend: BackendKind) {
     );
 }
 
+fn variant(checkpoint: &str, golden: &str, backend: BackendKind) {
+    assert_golden(checkpoint, golden, backend, Tolerance::EXACT);
+}
+
 fn nested(name: &str, backend: BackendKind) {
     let tolerance = Tolerance {
         logits: 5e-3,
@@ -71,6 +75,14 @@ on_each_backend! {
     stablelm_parallel_mlx_4bit => |b| directory("stablelm-qkln/mlx-4bit", b);
     stablelm_parallel_mlx_8bit => |b| directory("stablelm-qkln/mlx-8bit", b);
     stablelm_parallel_gguf_f16 => |b| gguf("stablelm-qkln/gguf/stablelm-qkln-f16", b);
+    // Llama's variants, made by scripts/fixtures/make_variants.py; the weights are the same in both
+    // formats.
+    mistral => |b| directory("mistral", b);
+    qwen2 => |b| directory("qwen2", b);
+    qwen3 => |b| directory("qwen3", b);
+    qwen3_gguf => |b| variant("qwen3/qwen3-f16.gguf", "qwen3/golden.json", b);
+    phi3 => |b| directory("phi3", b);
+    phi3_gguf => |b| variant("phi3/phi3-f16.gguf", "phi3/golden.json", b);
     // MLX has no groups of 16: its Q6_K matrices are re-quantized to 8 bits, an eighth of their own
     // step. The bounds are those of llama.cpp's 8-bit activations on the same file.
     k_quants => |b| gguf_within("llama-k/gguf/llama-k-q4_k_mix", b, match b {
