@@ -10,6 +10,8 @@ pub enum Device {
     Auto,
     /// The processor.
     Cpu,
+    /// The GPU that the backend has here; an error where it has none.
+    Gpu,
     /// An NVIDIA GPU by number.
     Cuda(usize),
     /// Apple's GPU.
@@ -28,6 +30,7 @@ impl std::fmt::Display for Device {
         match self {
             Device::Auto => f.write_str("auto"),
             Device::Cpu => f.write_str("cpu"),
+            Device::Gpu => f.write_str("gpu"),
             Device::Cuda(0) => f.write_str("cuda"),
             Device::Cuda(n) => write!(f, "cuda:{n}"),
             Device::Metal => f.write_str("metal"),

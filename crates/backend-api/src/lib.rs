@@ -19,6 +19,7 @@ mod matrix;
 mod ops;
 pub mod repack;
 mod rope;
+mod self_check;
 mod shape;
 mod tensor;
 
@@ -32,5 +33,6 @@ pub use error::{Error, Result};
 pub use matrix::{AffineSpec, GgmlKind, PackedLayout, PackedMatrix, WeightMatrix};
 pub use ops::{BinaryOp, ReduceOp, UnaryOp};
 pub use rope::{RopeAngles, RopeScaling, rope_inv_freqs};
+pub use self_check::{SelfCheck, self_check};
 pub use shape::Shape;
 pub use tensor::Tensor;

@@ -15,8 +15,16 @@ pub struct CandleBackend {
 impl CandleBackend {
     fn open(device: Device) -> Result<Self> {
         let opened = match device {
-            Device::Auto => return Ok(Self::fastest()),
-            Device::Cpu => Ok(candle_core::Device::Cpu),
+            Device::Auto => return Ok(Self::gpu().unwrap_or_else(Self::cpu)),
+            Device::Gpu => {
+                return Self::gpu().ok_or_else(|| Error::Unsupported {
+                    backend: NAME,
+                    what: "find a GPU here".into(),
+                    instead: "build with `--features cuda` or `--features metal`, or use cpu"
+                        .into(),
+                });
+            }
+            Device::Cpu => return Ok(Self::cpu()),
             Device::Cuda(_) if !cuda_is_available() => return Err(not_built(device, "cuda")),
             Device::Metal if !metal_is_available() => return Err(not_built(device, "metal")),
             Device::Cuda(n) => candle_core::Device::new_cuda(n),
@@ -30,18 +38,24 @@ impl CandleBackend {
         Ok(CandleBackend { device, inner })
     }
 
-    /// The first GPU this build supports and the machine has, else the processor.
-    fn fastest() -> Self {
-        for device in [Device::Cuda(0), Device::Metal] {
-            match Self::open(device) {
-                Ok(backend) => return backend,
-                Err(e) => tracing::debug!("not using {device}: {e}"),
-            }
-        }
+    fn cpu() -> Self {
         CandleBackend {
             device: Device::Cpu,
             inner: candle_core::Device::Cpu,
         }
+    }
+
+    /// The first GPU this build supports and the machine has.
+    fn gpu() -> Option<Self> {
+        [Device::Cuda(0), Device::Metal]
+            .into_iter()
+            .find_map(|device| match Self::open(device) {
+                Ok(backend) => Some(backend),
+                Err(e) => {
+                    tracing::debug!("not using {device}: {e}");
+                    None
+                }
+            })
     }
 }
 

@@ -18,7 +18,7 @@ pub(crate) fn open(device: Device) -> Result<Device> {
     // process on its first error.
     mlx_rs::memory::active_memory().map_err(failed("new"))?;
     let resolved = match device {
-        Device::Auto if has_gpu() => GPU,
+        Device::Auto | Device::Gpu if has_gpu() => GPU,
         Device::Auto | Device::Cpu => Device::Cpu,
         gpu if gpu == GPU && has_gpu() => GPU,
         other => return Err(unsupported(other)),
@@ -60,8 +60,8 @@ mod tests {
     fn absent_devices_are_errors() {
         assert_eq!(open(Device::Cpu).unwrap(), Device::Cpu);
         assert_ne!(open(Device::Auto).unwrap(), Device::Auto);
-        for device in [Device::Metal, Device::Cuda(0), Device::Cuda(7)] {
-            if device == GPU && has_gpu() {
+        for device in [Device::Gpu, Device::Metal, Device::Cuda(0), Device::Cuda(7)] {
+            if [GPU, Device::Gpu].contains(&device) && has_gpu() {
                 continue;
             }
             match open(device) {

@@ -84,6 +84,7 @@ pub(crate) struct RunnerSpec {
     pub context_length: Option<usize>,
     pub isq: Isq,
     pub eager: bool,
+    pub self_check: bool,
     pub opened: Arc<Opened>,
     pub progress: Arc<dyn Fn(usize) + Send + Sync>,
 }
@@ -105,6 +106,22 @@ pub(crate) fn load(spec: &RunnerSpec) -> Result<Box<dyn ModelRunner>> {
 #[cfg_attr(not(any(feature = "candle", feature = "mlx")), allow(dead_code))]
 fn load_on<B: Backend>(spec: &RunnerSpec) -> Result<Box<dyn ModelRunner>> {
     let backend = B::new(spec.device)?;
+    if spec.self_check {
+        let dtype = match (spec.dtype, backend.device().is_cpu()) {
+            (Some(dtype), _) => dtype,
+            (None, true) => DType::F32,
+            (None, false) => DType::BF16,
+        };
+        for check in biplane_backend::self_check(&backend, dtype)? {
+            tracing::info!(
+                "self-check on {}: {} is off by {:.2e} of {:.0e}",
+                B::NAME,
+                check.form,
+                check.error,
+                check.tolerance
+            );
+        }
+    }
     let runner = biplane_models::load(
         &spec.opened,
         &LoadRequest {

@@ -3,7 +3,7 @@
 use std::{
     collections::HashSet,
     panic::AssertUnwindSafe,
-    sync::{Arc, mpsc as std_mpsc},
+    sync::{Arc, Weak, mpsc as std_mpsc},
     thread,
     time::Instant,
 };
@@ -33,6 +33,8 @@ struct Job {
 #[derive(Clone)]
 pub(crate) struct Engine {
     jobs: std_mpsc::Sender<Job>,
+    /// Held by the thread as long as it runs.
+    alive: Weak<()>,
     pub info: Arc<ModelInfo>,
 }
 
@@ -65,8 +67,10 @@ impl Engine {
                     return;
                 };
                 let (jobs, queue) = std_mpsc::channel();
+                let running = Arc::new(());
                 let engine = Engine {
                     jobs,
+                    alive: Arc::downgrade(&running),
                     info: Arc::new(runner.info().clone()),
                 };
                 if ready.send(Ok(engine)).is_ok() {
@@ -75,6 +79,11 @@ impl Engine {
             })
             .map_err(|e| Error::Stopped(format!("no thread can be started: {e}")))?;
         Ok(loaded)
+    }
+
+    /// Whether the thread still runs.
+    pub fn is_alive(&self) -> bool {
+        self.alive.strong_count() > 0
     }
 
     /// Queues a request; its events come through the channel. Dropping the channel cancels it.

@@ -15,8 +15,11 @@
 
 mod backends;
 pub mod bench;
+mod builder;
+mod builders;
 mod engine;
 mod error;
+pub mod evaluate;
 mod generation;
 pub mod hub;
 pub mod memory;
@@ -32,8 +35,12 @@ pub use biplane_models::{
     Error as ModelError, Isq, IsqOverride, IsqType, ModelInfo, ModelRunner, SlotId, SpanOutput,
     SpanPlan, StepPlan, Want,
 };
+pub use builder::{ModelBuilder, Progress};
+pub use builders::{
+    GgufModelBuilder, MlxDevice, MlxModelBuilder, MlxSpecificConfig, TextModelBuilder,
+};
 pub use error::{Error, Result};
 pub use generation::{Event, FinishReason, Request, Response, Timings};
-pub use model::{Model, ModelBuilder, Progress};
+pub use model::Model;
 pub use sampling::{Sampler, SamplingParams};
 pub use template::Message;

@@ -1,240 +1,17 @@
-//! A loaded model and the builder that makes one.
+//! A loaded model.
 
-use std::{path::PathBuf, sync::Arc};
+use std::sync::Arc;
 
-use biplane_backend::{DType, Device};
-use biplane_models::{
-    Isq, IsqOverride, IsqType, ModelInfo, ModelRunner,
-    checkpoint::{self, Opened},
-};
-use tokio::sync::{mpsc, oneshot};
+use biplane_models::ModelInfo;
+use tokio::sync::mpsc;
 
 use crate::{
-    BackendKind, Error, Event, Request, Response, Result, SamplingParams,
-    backends::{self, RunnerSpec},
-    engine::{Engine, Vocabulary},
-    hub,
+    BackendKind, Error, Event, Request, Response, Result, SamplingParams, backends,
+    engine::Engine,
     template::{self, ChatTemplate, Message},
-    texts::{Texts, find_template, guard},
+    texts::guard,
     tokenizer::{Specials, Tokenizer},
 };
-
-/// How far loading has come.
-#[derive(Clone, Copy, Debug)]
-pub struct Progress<'a> {
-    /// What is being done: a download's file name, or `loading weights`.
-    pub task: &'a str,
-    /// Bytes done.
-    pub done: u64,
-    /// Bytes in all; 0 where that is not known.
-    pub total: u64,
-}
-
-type OnProgress = Arc<dyn Fn(Progress<'_>) + Send + Sync>;
-
-/// What to load.
-#[derive(Clone)]
-enum Source {
-    Starter,
-    Spec(String),
-}
-
-/// Chooses a model and how to run it.
-///
-/// ```no_run
-/// # async fn example() -> biplane::Result<()> {
-/// let model = biplane::ModelBuilder::new("model.gguf").build().await?;
-/// let answer = model.generate("The capital of France is").await?;
-/// println!("{}", answer.text);
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Clone)]
-pub struct ModelBuilder {
-    source: Source,
-    backend: Option<BackendKind>,
-    device: Device,
-    dtype: Option<DType>,
-    context_length: Option<usize>,
-    isq: Isq,
-    eager: bool,
-    chat_template: Option<String>,
-    progress: OnProgress,
-}
-
-impl ModelBuilder {
-    /// A model by path (a GGUF file or a directory) or Hugging Face id (`org/name`).
-    pub fn new(model: impl Into<String>) -> Self {
-        Self::of(Source::Spec(model.into()))
-    }
-
-    /// The small starter model, SmolLM2-135M-Instruct; downloaded once.
-    pub fn starter() -> Self {
-        Self::of(Source::Starter)
-    }
-
-    fn of(source: Source) -> Self {
-        ModelBuilder {
-            source,
-            backend: None,
-            device: Device::Auto,
-            dtype: None,
-            context_length: None,
-            isq: Isq::default(),
-            eager: false,
-            chat_template: None,
-            progress: Arc::new(|_| {}),
-        }
-    }
-
-    /// The engine that computes; the first one in this build by default.
-    pub fn with_backend(mut self, backend: BackendKind) -> Self {
-        self.backend = Some(backend);
-        self
-    }
-
-    /// Where to compute; the fastest device by default.
-    pub fn with_device(mut self, device: Device) -> Self {
-        self.device = device;
-        self
-    }
-
-    /// Element type of activations; the checkpoint's on a GPU and `F32` on a processor by default.
-    pub fn with_dtype(mut self, dtype: DType) -> Self {
-        self.dtype = Some(dtype);
-        self
-    }
-
-    /// Longest sequence in tokens; what the model was made for by default.
-    pub fn with_context_length(mut self, tokens: usize) -> Self {
-        self.context_length = Some(tokens);
-        self
-    }
-
-    /// Quantizes the weights while they are loaded, into this form; embeddings and head into a finer
-    /// one of the same family. What is stored in as coarse a form already stays as it is.
-    pub fn with_isq(mut self, isq: IsqType) -> Self {
-        self.isq.default = Some(isq);
-        self
-    }
-
-    /// Another form for the weights whose Hugging Face names match, as `lm_head=Q8_0` or
-    /// `layers.0=none`; of several the last that matches counts. A pattern that matches no weight
-    /// is an error when the model is built.
-    pub fn with_isq_override(mut self, exception: IsqOverride) -> Self {
-        self.isq.overrides.push(exception);
-        self
-    }
-
-    /// Computes layer by layer on a backend that is lazy: slower, but errors come where they arise.
-    pub fn with_eager_evaluation(mut self, eager: bool) -> Self {
-        self.eager = eager;
-        self
-    }
-
-    /// A chat template (Jinja) to use instead of the model's own.
-    pub fn with_chat_template_literal(mut self, template: impl Into<String>) -> Self {
-        self.chat_template = Some(template.into());
-        self
-    }
-
-    /// Is told how far downloading and loading have come, from any thread.
-    pub fn with_progress(mut self, f: impl Fn(Progress<'_>) + Send + Sync + 'static) -> Self {
-        self.progress = Arc::new(f);
-        self
-    }
-
-    /// Downloads where needed, loads, and starts the model's thread.
-    ///
-    /// # Errors
-    /// Whatever is wrong with the model, named.
-    pub async fn build(self) -> Result<Model> {
-        tokio::task::spawn_blocking(move || self.build_blocking())
-            .await
-            .map_err(|e| Error::Stopped(format!("loading: {e}")))?
-    }
-
-    /// As [`Self::build`], on the calling thread. Not to be called from async code.
-    ///
-    /// # Errors
-    /// As [`Self::build`].
-    pub fn build_blocking(self) -> Result<Model> {
-        let opened = Arc::new(checkpoint::open(&self.locate()?)?);
-        let spec = self.spec(&opened)?;
-        let backend = spec.backend;
-        let (send_vocabulary, vocabulary) = oneshot::channel();
-        let loading = Engine::start(spec, vocabulary)?;
-        // The tokenizer is made here while the weights load there; on an error the sender is dropped,
-        // and the thread ends by itself.
-        let texts = Texts::read(&opened)?;
-        let tokenizer = Arc::new(texts.tokenizer);
-        let template = find_template(&opened, self.chat_template.as_deref(), &tokenizer)?;
-        let _ = send_vocabulary.send(Vocabulary {
-            tokenizer: Arc::clone(&tokenizer),
-            stop_ids: texts.stop_ids.into_iter().collect(),
-        });
-        let engine = loading
-            .blocking_recv()
-            .map_err(|_| Error::Stopped("loading was interrupted".into()))??;
-        Ok(Model {
-            inner: Arc::new(Inner {
-                engine,
-                tokenizer,
-                template,
-                sampling: texts.sampling,
-                backend,
-            }),
-        })
-    }
-
-    /// The bare model on the calling thread, without tokenizer and engine: for tools that look at
-    /// logits.
-    ///
-    /// # Errors
-    /// As [`Self::build`].
-    pub fn build_runner(self) -> Result<Box<dyn ModelRunner>> {
-        let opened = Arc::new(checkpoint::open(&self.locate()?)?);
-        backends::load(&self.spec(&opened)?)
-    }
-
-    fn spec(&self, opened: &Arc<Opened>) -> Result<RunnerSpec> {
-        let total = opened.checkpoint.size_in_bytes() as u64;
-        let progress = Arc::clone(&self.progress);
-        Ok(RunnerSpec {
-            backend: match self.backend {
-                Some(backend) => backend,
-                None => BackendKind::default_here()?,
-            },
-            device: self.device,
-            dtype: self.dtype,
-            context_length: self.context_length,
-            isq: self.isq.clone(),
-            eager: self.eager,
-            opened: Arc::clone(opened),
-            progress: Arc::new(move |done| {
-                progress(Progress {
-                    task: "loading weights",
-                    done: done as u64,
-                    total,
-                });
-            }),
-        })
-    }
-
-    fn locate(&self) -> Result<PathBuf> {
-        let mut progress = |p: hub::Progress<'_>| {
-            (self.progress)(Progress {
-                task: p.file,
-                done: p.done,
-                total: p.total,
-            });
-        };
-        Ok(match &self.source {
-            Source::Starter => hub::starter(&mut progress)?,
-            Source::Spec(spec) => hub::resolve(spec, &hub::Options::default(), &mut progress)?,
-        })
-    }
-}
 
 /// A loaded model. Cheap to clone; all clones share one engine thread, which ends with the last.
 #[derive(Clone)]
@@ -251,6 +28,29 @@ struct Inner {
 }
 
 impl Model {
+    pub(crate) fn new(
+        engine: Engine,
+        tokenizer: Arc<Tokenizer>,
+        template: Result<ChatTemplate, Arc<template::Error>>,
+        sampling: SamplingParams,
+        backend: BackendKind,
+    ) -> Self {
+        Model {
+            inner: Arc::new(Inner {
+                engine,
+                tokenizer,
+                template,
+                sampling,
+                backend,
+            }),
+        }
+    }
+
+    /// Whether the model answers: true until its thread has ended by a fault.
+    pub fn is_loaded(&self) -> bool {
+        self.inner.engine.is_alive()
+    }
+
     /// What is known of the model.
     pub fn info(&self) -> &ModelInfo {
         &self.inner.engine.info

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use biplane::{BackendKind, DType, Device, ModelBuilder};
+use biplane::{BackendKind, DType, Device, IsqOverride, IsqType, ModelBuilder};
 use clap::{Args, Parser, Subcommand};
 
 /// Run language models on your own machine, on candle or MLX.
@@ -23,6 +23,10 @@ pub enum Command {
     Run(RunArgs),
     /// Measure prefill, decode, load time and memory.
     Bench(BenchArgs),
+    /// Run one checkpoint on two backends and say how far they agree; exit code 1 where they do not.
+    Verify(VerifyArgs),
+    /// How well a model predicts a text.
+    Perplexity(PerplexityArgs),
 }
 
 /// Which model, and on what.
@@ -48,6 +52,28 @@ pub struct ModelArgs {
     /// Longest sequence in tokens; what the model was made for by default.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     pub ctx: Option<u32>,
+
+    #[command(flatten)]
+    pub isq: IsqArgs,
+
+    /// Check every quantized kernel against plain f32 arithmetic before loading.
+    #[arg(long)]
+    pub self_check: bool,
+}
+
+/// Quantization of weights.
+#[derive(Clone, Debug, Args)]
+pub struct IsqArgs {
+    /// Quantize the weights while they are loaded: Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2K, Q3K, Q4K, Q5K,
+    /// Q6K (GGML's blocks), AFQ2, AFQ3, AFQ4, AFQ5, AFQ6, AFQ8 (MLX's groups). Embeddings and head get
+    /// at least 6 bits; what is stored as coarsely already stays as it is.
+    #[arg(long, value_name = "TYPE")]
+    pub isq: Option<IsqType>,
+
+    /// Another type for some weights, as lm_head=Q8_0, layers.0=none or 'layers.*.mlp=Q6K'; may be
+    /// given several times, the last that matches counts.
+    #[arg(long, value_name = "PATTERN=TYPE")]
+    pub isq_override: Vec<IsqOverride>,
 }
 
 impl ModelArgs {
@@ -68,7 +94,13 @@ impl ModelArgs {
         if let Some(ctx) = self.ctx {
             builder = builder.with_context_length(ctx as usize);
         }
-        builder
+        if let Some(isq) = self.isq.isq {
+            builder = builder.with_isq(isq);
+        }
+        for exception in &self.isq.isq_override {
+            builder = builder.with_isq_override(exception.clone());
+        }
+        builder.with_self_check(self.self_check)
     }
 }
 
@@ -156,6 +188,63 @@ pub struct BenchArgs {
     /// A JSON array instead of a table.
     #[arg(long)]
     pub json: bool,
+}
+
+/// Arguments of `biplane verify`.
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+
+    /// The two engines, the reference first; both in this build by default.
+    #[arg(long, value_delimiter = ',', value_parser = backend, num_args = 1..=2)]
+    pub backends: Vec<BackendKind>,
+
+    /// A prompt to continue; may be given several times. Four short ones by default.
+    #[arg(long)]
+    pub prompt: Vec<String>,
+
+    /// Tokens to generate after each prompt.
+    #[arg(long, default_value_t = 32)]
+    pub generate: usize,
+
+    /// The text to predict; a paragraph of English prose by default.
+    #[arg(long, value_name = "FILE")]
+    pub text: Option<PathBuf>,
+
+    /// Difference of the mean negative log-likelihoods, in nats, that still is agreement.
+    #[arg(long, default_value_t = 0.005)]
+    pub max_nll_difference: f64,
+
+    /// Fraction of tokens after which both must find the same token most likely.
+    #[arg(long, default_value_t = 0.98)]
+    pub min_top1: f64,
+
+    /// A JSON object instead of a table.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `biplane perplexity`.
+#[derive(Debug, Args)]
+pub struct PerplexityArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+
+    /// Which engine computes; the first in this build by default.
+    #[arg(long, env = "BIPLANE_BACKEND", value_parser = backend)]
+    pub backend: Option<BackendKind>,
+
+    /// Tokens of each window of the text.
+    #[arg(long, default_value_t = 1024)]
+    pub window: usize,
+
+    /// A JSON object instead of a line.
+    #[arg(long)]
+    pub json: bool,
+
+    /// The text.
+    pub file: PathBuf,
 }
 
 fn backend(s: &str) -> Result<BackendKind, String> {

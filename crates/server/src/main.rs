@@ -2,6 +2,7 @@
 
 mod bench;
 mod cli;
+mod evaluate;
 mod report;
 mod run;
 
@@ -27,11 +28,13 @@ fn main() -> ExitCode {
         .compact()
         .init();
     let result = match cli.command {
-        cli::Command::Run(args) => run::run(args),
-        cli::Command::Bench(args) => bench::bench(args),
+        cli::Command::Run(args) => run::run(args).map(|()| ExitCode::SUCCESS),
+        cli::Command::Bench(args) => bench::bench(args).map(|()| ExitCode::SUCCESS),
+        cli::Command::Verify(args) => evaluate::verify(args),
+        cli::Command::Perplexity(args) => evaluate::perplexity(args).map(|()| ExitCode::SUCCESS),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => report::failure(&error),
     }
 }

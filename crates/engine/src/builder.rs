@@ -1,0 +1,328 @@
+//! What to load, and how to run it.
+
+use std::{path::PathBuf, sync::Arc};
+
+use biplane_backend::{DType, Device};
+use biplane_models::{
+    Isq, IsqOverride, IsqType, ModelRunner,
+    checkpoint::{self, Metadata, Opened},
+};
+use tokio::sync::oneshot;
+
+use crate::{
+    BackendKind, Error, Model, Result,
+    backends::{self, RunnerSpec},
+    engine::{Engine, Vocabulary},
+    hub,
+    texts::{Texts, find_template},
+    tokenizer::Tokenizer,
+};
+
+/// How far loading has come.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress<'a> {
+    /// What is being done: a download's file name, or `loading weights`.
+    pub task: &'a str,
+    /// Bytes done.
+    pub done: u64,
+    /// Bytes in all; 0 where that is not known.
+    pub total: u64,
+}
+
+type OnProgress = Arc<dyn Fn(Progress<'_>) + Send + Sync>;
+
+/// What to load.
+#[derive(Clone, Debug)]
+enum Source {
+    Starter,
+    Spec(String),
+}
+
+/// What kind of checkpoint is expected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    Any,
+    Gguf,
+    Directory,
+}
+
+/// Chooses a model and how to run it: any format, any backend.
+///
+/// ```no_run
+/// # async fn example() -> biplane::Result<()> {
+/// let model = biplane::ModelBuilder::new("model.gguf").build().await?;
+/// let answer = model.generate("The capital of France is").await?;
+/// println!("{}", answer.text);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct ModelBuilder {
+    source: Source,
+    format: Format,
+    backend: Option<BackendKind>,
+    device: Device,
+    dtype: Option<DType>,
+    context_length: Option<usize>,
+    isq: Isq,
+    eager: bool,
+    self_check: bool,
+    chat_template: Option<String>,
+    progress: OnProgress,
+}
+
+impl ModelBuilder {
+    /// A model by path (a GGUF file or a directory) or Hugging Face id (`org/name`).
+    pub fn new(model: impl Into<String>) -> Self {
+        Self::of(Source::Spec(model.into()))
+    }
+
+    /// The small starter model, SmolLM2-135M-Instruct; downloaded once.
+    pub fn starter() -> Self {
+        Self::of(Source::Starter)
+    }
+
+    fn of(source: Source) -> Self {
+        ModelBuilder {
+            source,
+            format: Format::Any,
+            backend: None,
+            device: Device::Auto,
+            dtype: None,
+            context_length: None,
+            isq: Isq::default(),
+            eager: false,
+            self_check: false,
+            chat_template: None,
+            progress: Arc::new(|_| {}),
+        }
+    }
+
+    /// Only checkpoints of this format.
+    pub(crate) fn only(mut self, format: Format) -> Self {
+        self.format = format;
+        self
+    }
+
+    /// The engine that computes; the first one in this build by default.
+    pub fn with_backend(mut self, backend: BackendKind) -> Self {
+        self.backend = Some(backend);
+        self
+    }
+
+    /// Where to compute; the fastest device by default.
+    pub fn with_device(mut self, device: Device) -> Self {
+        self.device = device;
+        self
+    }
+
+    /// Element type of activations; the checkpoint's on a GPU and `F32` on a processor by default.
+    pub fn with_dtype(mut self, dtype: DType) -> Self {
+        self.dtype = Some(dtype);
+        self
+    }
+
+    /// Longest sequence in tokens; what the model was made for by default.
+    pub fn with_context_length(mut self, tokens: usize) -> Self {
+        self.context_length = Some(tokens);
+        self
+    }
+
+    /// Quantizes the weights while they are loaded, into this form; embeddings and head into a finer
+    /// one of the same family. What is stored in as coarse a form already stays as it is.
+    pub fn with_isq(mut self, isq: IsqType) -> Self {
+        self.isq.default = Some(isq);
+        self
+    }
+
+    /// Another form for the weights whose Hugging Face names match, as `lm_head=Q8_0` or
+    /// `layers.0=none`; of several the last that matches counts. A pattern that matches no weight
+    /// is an error when the model is built.
+    pub fn with_isq_override(mut self, exception: IsqOverride) -> Self {
+        self.isq.overrides.push(exception);
+        self
+    }
+
+    /// Computes layer by layer on a backend that is lazy: slower, but errors come where they arise.
+    pub fn with_eager_evaluation(mut self, eager: bool) -> Self {
+        self.eager = eager;
+        self
+    }
+
+    /// Multiplies by a small matrix of every form before loading, and compares with plain `f32`
+    /// arithmetic: an error where this machine's kernels are wrong.
+    pub fn with_self_check(mut self, check: bool) -> Self {
+        self.self_check = check;
+        self
+    }
+
+    /// A chat template (Jinja) to use instead of the model's own.
+    pub fn with_chat_template_literal(mut self, template: impl Into<String>) -> Self {
+        self.chat_template = Some(template.into());
+        self
+    }
+
+    /// Writes the log to standard error, as the environment variable `BIPLANE_LOG` filters it (`info`
+    /// by default), unless the program has a subscriber of its own.
+    pub fn with_logging(self) -> Self {
+        let filter = tracing_subscriber::EnvFilter::try_from_env("BIPLANE_LOG")
+            .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,hyper=warn,hf_hub=off"));
+        let _ = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(std::io::stderr)
+            .with_target(false)
+            .compact()
+            .try_init();
+        self
+    }
+
+    /// Is told how far downloading and loading have come, from any thread.
+    pub fn with_progress(mut self, f: impl Fn(Progress<'_>) + Send + Sync + 'static) -> Self {
+        self.progress = Arc::new(f);
+        self
+    }
+
+    /// Downloads where needed, loads, and starts the model's thread.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the model, named.
+    pub async fn build(self) -> Result<Model> {
+        tokio::task::spawn_blocking(move || self.build_blocking())
+            .await
+            .map_err(|e| Error::Stopped(format!("loading: {e}")))?
+    }
+
+    /// As [`Self::build`], on the calling thread. Not to be called from async code.
+    ///
+    /// # Errors
+    /// As [`Self::build`].
+    pub fn build_blocking(self) -> Result<Model> {
+        let opened = self.open()?;
+        let spec = self.spec(&opened, self.backend)?;
+        let backend = spec.backend;
+        let (send_vocabulary, vocabulary) = oneshot::channel();
+        let loading = Engine::start(spec, vocabulary)?;
+        // The tokenizer is made here while the weights load there; on an error the sender is dropped,
+        // and the thread ends by itself.
+        let texts = Texts::read(&opened)?;
+        let tokenizer = Arc::new(texts.tokenizer);
+        let template = find_template(&opened, self.chat_template.as_deref(), &tokenizer)?;
+        let _ = send_vocabulary.send(Vocabulary {
+            tokenizer: Arc::clone(&tokenizer),
+            stop_ids: texts.stop_ids.into_iter().collect(),
+        });
+        let engine = loading
+            .blocking_recv()
+            .map_err(|_| Error::Stopped("loading was interrupted".into()))??;
+        Ok(Model::new(
+            engine,
+            tokenizer,
+            template,
+            texts.sampling,
+            backend,
+        ))
+    }
+
+    /// The bare model on the calling thread, without tokenizer and engine: for tools that look at
+    /// logits.
+    ///
+    /// # Errors
+    /// As [`Self::build`].
+    pub fn build_runner(self) -> Result<Box<dyn ModelRunner>> {
+        let opened = self.open()?;
+        backends::load(&self.spec(&opened, self.backend)?)
+    }
+
+    /// The bare model on several backends, or on the chosen one, and its tokenizer.
+    pub(crate) fn build_runners(
+        self,
+        on: &[BackendKind],
+    ) -> Result<(Vec<Box<dyn ModelRunner>>, Tokenizer)> {
+        let opened = self.open()?;
+        let tokenizer = Texts::read(&opened)?.tokenizer;
+        let chosen: Vec<_> = match on {
+            [] => vec![self.backend],
+            on => on.iter().copied().map(Some).collect(),
+        };
+        let load = |backend| backends::load(&self.spec(&opened, backend)?);
+        let runners = chosen.into_iter().map(load).collect::<Result<_>>()?;
+        Ok((runners, tokenizer))
+    }
+
+    /// Finds the files and checks them.
+    pub(crate) fn open(&self) -> Result<Arc<Opened>> {
+        let path = self.locate()?;
+        let opened = checkpoint::open(&path)?;
+        let gguf = matches!(opened.metadata, Metadata::Gguf(_));
+        match (self.format, gguf) {
+            (Format::Gguf, false) => Err(Error::Request(format!(
+                "{} is no GGUF file; use ModelBuilder, or TextModelBuilder for Hugging Face directories",
+                path.display()
+            ))),
+            (Format::Directory, true) => Err(Error::Request(format!(
+                "{} is a GGUF file; use ModelBuilder or GgufModelBuilder",
+                path.display()
+            ))),
+            _ => Ok(Arc::new(opened)),
+        }
+    }
+
+    /// What to quantize.
+    pub(crate) fn isq(&self) -> &Isq {
+        &self.isq
+    }
+
+    fn spec(&self, opened: &Arc<Opened>, backend: Option<BackendKind>) -> Result<RunnerSpec> {
+        let total = opened.checkpoint.size_in_bytes() as u64;
+        let progress = Arc::clone(&self.progress);
+        Ok(RunnerSpec {
+            backend: match backend {
+                Some(backend) => backend,
+                None => BackendKind::default_here()?,
+            },
+            device: self.device,
+            dtype: self.dtype,
+            context_length: self.context_length,
+            isq: self.isq.clone(),
+            eager: self.eager,
+            self_check: self.self_check,
+            opened: Arc::clone(opened),
+            progress: Arc::new(move |done| {
+                progress(Progress {
+                    task: "loading weights",
+                    done: done as u64,
+                    total,
+                });
+            }),
+        })
+    }
+
+    /// Tells the reader of [`Self::with_progress`].
+    pub(crate) fn report(&self, progress: Progress<'_>) {
+        (self.progress)(progress);
+    }
+
+    fn locate(&self) -> Result<PathBuf> {
+        let mut progress = |p: hub::Progress<'_>| {
+            self.report(Progress {
+                task: p.file,
+                done: p.done,
+                total: p.total,
+            });
+        };
+        Ok(match &self.source {
+            Source::Starter => hub::starter(&mut progress)?,
+            Source::Spec(spec) => hub::resolve(spec, &hub::Options::default(), &mut progress)?,
+        })
+    }
+}
+
+impl std::fmt::Debug for ModelBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ModelBuilder")
+            .field("source", &self.source)
+            .field("backend", &self.backend)
+            .field("device", &self.device)
+            .finish_non_exhaustive()
+    }
+}
