@@ -16,6 +16,15 @@ pub(super) const GGUF_PY: [(GgmlKind, u64); 10] = [
     (GgmlKind::Q6K, 0x2f5a_2de4_8f5c_cb98),
 ];
 
+/// What gguf-py's `quantize` gives for the values of the tests of [`super::quantize_ggml`].
+pub(super) const GGUF_PY_WRITES: [(GgmlKind, u64); 5] = [
+    (GgmlKind::Q4_0, 0x43e6_0f93_fd46_c9ba),
+    (GgmlKind::Q4_1, 0xa5e8_bf86_30b8_904a),
+    (GgmlKind::Q5_0, 0x1477_470e_2428_c3a1),
+    (GgmlKind::Q5_1, 0xac6c_109e_b1a3_759b),
+    (GgmlKind::Q8_0, 0x68d0_0ed2_db4c_2528),
+];
+
 /// FNV-1a of codes, scales, biases and dequantized values that MLX 0.32 gives for `quantize` and
 /// `dequantize` of `values(1000 * bits + group, 256)` in two rows.
 pub(super) const MLX: [(u8, usize, [u64; 4]); 18] = [

@@ -14,12 +14,14 @@
 mod codes;
 mod floats;
 mod ggml;
+mod ggml_write;
 mod quantize;
 mod rows;
 mod validate;
 
 pub use codes::{pack_codes, unpack_codes};
-pub use quantize::{quantize_ggml, quantize_rows};
+pub use ggml_write::quantize_ggml;
+pub use quantize::quantize_rows;
 pub use rows::{CanonicalRows, canonical_rows, dequantize_rows, dequantize_value};
 
 #[cfg(test)]

@@ -75,16 +75,3 @@ fn quantize_group(values: &[f32], bits: u8, codes: &mut [u8]) -> Option<(f32, f3
     }
     Some((scale, bias))
 }
-
-/// Quantizes rows of length `cols` to `kind`'s blocks, appended to `out`.
-///
-/// # Errors
-/// None yet.
-pub fn quantize_ggml(
-    _values: &[f32],
-    _cols: usize,
-    _kind: crate::GgmlKind,
-    _out: &mut Vec<u8>,
-) -> Result<()> {
-    Err(bad("values", "not here yet".into()))
-}

@@ -9,7 +9,7 @@ use crate::{AffineSpec, DType, Error, GgmlKind, PackedLayout, PackedMatrix};
 
 /// Bytes of Knuth's 64-bit linear congruential generator; the golden values below come from the
 /// same bytes.
-fn bytes(mut seed: u64, n: usize) -> Vec<u8> {
+pub(super) fn bytes(mut seed: u64, n: usize) -> Vec<u8> {
     (0..n)
         .map(|_| {
             seed = seed
@@ -21,14 +21,14 @@ fn bytes(mut seed: u64, n: usize) -> Vec<u8> {
 }
 
 /// FNV-1a, 64 bits.
-fn hash(bytes: &[u8]) -> u64 {
+pub(super) fn hash(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |h, &b| {
         (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)
     })
 }
 
 /// `n` values in -1 .. 1.
-fn values(seed: u64, n: usize) -> Vec<f32> {
+pub(super) fn values(seed: u64, n: usize) -> Vec<f32> {
     bytes(seed, 4 * n)
         .chunks_exact(4)
         .map(|b| {
@@ -57,13 +57,13 @@ fn random_blocks(kind: GgmlKind, seed: u64, n: usize) -> Vec<u8> {
     blocks
 }
 
-fn dequantized(m: &PackedMatrix<'_>) -> Vec<f32> {
+pub(super) fn dequantized(m: &PackedMatrix<'_>) -> Vec<f32> {
     let mut out = vec![f32::NAN; m.shape[0] * m.shape[1]];
     dequantize_rows(m, 0..m.shape[0], &mut out).unwrap();
     out
 }
 
-fn ggml(kind: GgmlKind, shape: [usize; 2], blocks: &[u8]) -> PackedMatrix<'_> {
+pub(super) fn ggml(kind: GgmlKind, shape: [usize; 2], blocks: &[u8]) -> PackedMatrix<'_> {
     PackedMatrix {
         name: "w",
         shape,
