@@ -103,7 +103,7 @@ pub(crate) fn guard(value: Value, tokenizer: &Tokenizer) -> Result<Value> {
 }
 
 /// The vocabulary as a GGUF file keeps it.
-fn gguf_vocab(m: &GgufMetadata) -> Result<GgufVocab> {
+pub(crate) fn gguf_vocab(m: &GgufMetadata) -> Result<GgufVocab> {
     let key = |name: &str| format!("tokenizer.ggml.{name}");
     let strings = |list: Vec<&str>| list.into_iter().map(str::to_owned).collect();
     let id = |name: &str| m.optional_u32(&key(name));
@@ -120,6 +120,7 @@ fn gguf_vocab(m: &GgufMetadata) -> Result<GgufVocab> {
         bos: id("bos_token_id")?,
         eos: id("eos_token_id")?,
         eot: id("eot_token_id")?,
+        eom: id("eom_token_id")?,
         unk: id("unknown_token_id")?,
         pad: id("padding_token_id")?,
         add_bos: flag("add_bos_token")?,

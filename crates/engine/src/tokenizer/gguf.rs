@@ -17,7 +17,7 @@ use super::{
 };
 
 /// SentencePiece's letter for a space.
-const SPACE: &str = "\u{2581}";
+pub(super) const SPACE: &str = "\u{2581}";
 
 /// What a GGUF file's metadata says of its vocabulary: the keys `tokenizer.ggml.*`.
 #[derive(Clone, Debug, Default)]
@@ -41,6 +41,8 @@ pub struct GgufVocab {
     pub eos: Option<u32>,
     /// `eot_token_id`: the end of a turn.
     pub eot: Option<u32>,
+    /// `eom_token_id`: the end of a message after which the model waits for a tool.
+    pub eom: Option<u32>,
     /// `unknown_token_id`.
     pub unk: Option<u32>,
     /// `padding_token_id`.
@@ -53,15 +55,15 @@ pub struct GgufVocab {
     pub add_space_prefix: Option<bool>,
 }
 
-/// GGUF's kinds of tokens.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Normal,
-    Unknown,
-    Control,
-    UserDefined,
-    Unused,
-    Byte,
+/// GGUF's kinds of tokens, with its numbers for them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Normal = 1,
+    Unknown = 2,
+    Control = 3,
+    UserDefined = 4,
+    Unused = 5,
+    Byte = 6,
 }
 
 impl Kind {
@@ -98,6 +100,7 @@ impl Tokenizer {
             ("bos_token_id", vocab.bos),
             ("eos_token_id", vocab.eos),
             ("eot_token_id", vocab.eot),
+            ("eom_token_id", vocab.eom),
             ("unknown_token_id", vocab.unk),
             ("padding_token_id", vocab.pad),
         ] {
@@ -132,13 +135,15 @@ impl Tokenizer {
         let mut tokenizer = Self::new(inner, pieces);
         tokenizer.bos = vocab.bos;
         tokenizer.eos = vocab.eos;
-        tokenizer.ends.extend(vocab.eot);
+        tokenizer
+            .ends
+            .extend(vocab.eot.into_iter().chain(vocab.eom));
         tokenizer.add_bos = vocab.add_bos.unwrap_or(default_bos) && vocab.bos.is_some();
         Ok(tokenizer)
     }
 }
 
-fn kinds(vocab: &GgufVocab) -> Result<Vec<Kind>> {
+pub(super) fn kinds(vocab: &GgufVocab) -> Result<Vec<Kind>> {
     let count = vocab.tokens.len();
     if count == 0 || u32::try_from(count).is_err() {
         return Err(malformed("tokens", format!("{count} tokens")));
@@ -157,7 +162,7 @@ fn kinds(vocab: &GgufVocab) -> Result<Vec<Kind>> {
 }
 
 /// Ids by spelling; of two tokens spelled alike the first.
-fn ids(tokens: &[String]) -> HashMap<&str, u32> {
+pub(super) fn ids(tokens: &[String]) -> HashMap<&str, u32> {
     let mut ids = HashMap::with_capacity(tokens.len());
     for (id, token) in (0u32..).zip(tokens) {
         ids.entry(token.as_str()).or_insert(id);
@@ -170,7 +175,7 @@ fn added(tokens: &[String], kinds: &[Kind]) -> Vec<AddedToken> {
     tokens
         .iter()
         .zip(kinds)
-        .filter(|(_, kind)| !matches!(kind, Kind::Normal | Kind::Byte))
+        .filter(|(_, kind)| matches!(kind, Kind::Unknown | Kind::Control | Kind::UserDefined))
         .map(|(token, kind)| {
             let special = matches!(kind, Kind::Control | Kind::Unknown);
             AddedToken::from(token.clone(), special).normalized(false)
@@ -294,7 +299,7 @@ fn sentence_piece(vocab: &GgufVocab, kinds: &[Kind]) -> Result<Built> {
 /// SentencePiece keeps no merges: every split of a token into two tokens is one. They come in the
 /// order of the whole's score, then the longer left part first; user-defined tokens score 0.
 /// Control tokens and bytes are never the outcome of a merge, or users' text could spell them.
-fn merges_by_score(
+pub(super) fn merges_by_score(
     tokens: &[String],
     scores: &[f32],
     kinds: &[Kind],

@@ -63,7 +63,7 @@ impl Tokenizer {
     }
 }
 
-fn read(path: &Path) -> Result<Option<Vec<u8>>> {
+pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>> {
     match fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -74,7 +74,7 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>> {
     }
 }
 
-fn read_json(path: &Path) -> Result<Option<Value>> {
+pub(super) fn read_json(path: &Path) -> Result<Option<Value>> {
     let Some(bytes) = read(path)? else {
         return Ok(None);
     };
@@ -147,7 +147,7 @@ fn add_missing(inner: &mut tokenizers::Tokenizer, config: &Value) -> tokenizers:
 }
 
 /// The id of `bos_token` or `eos_token`: a string, or an object with `content`.
-fn special(
+pub(super) fn special(
     inner: &tokenizers::Tokenizer,
     origin: &str,
     key: &str,

@@ -3,6 +3,7 @@
 //! Encoding is the tokenizers crate's; decoding is a table of each token's bytes, so that a stream
 //! of tokens costs the same per token however long it gets.
 
+pub mod convert;
 mod detokenizer;
 mod gguf;
 mod guard;
@@ -65,6 +66,16 @@ pub enum Error {
         what: String,
         /// What can be had instead.
         supported: String,
+    },
+    /// A tokenizer, or a part of it, that the other format has no place for.
+    #[error("{origin}: {format} cannot hold {what}; keep the model in its original format")]
+    Inconvertible {
+        /// The file that is being converted.
+        origin: String,
+        /// What it has.
+        what: String,
+        /// The format it should become.
+        format: &'static str,
     },
     /// The tokenizer failed on a text.
     #[error("the text cannot be tokenized: {0}")]

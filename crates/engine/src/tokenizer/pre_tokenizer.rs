@@ -12,7 +12,10 @@ use tokenizers::{
 
 use super::{Error, Result};
 
-const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+/// What [`Digits`] cuts out, one by one.
+pub(super) const DIGIT: &str = r"\p{N}";
+pub(super) const GPT2: &str =
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
@@ -22,7 +25,7 @@ const PUNCTUATION_FALCON: &str = r"[\p{P}\$\+<=>\^~\|`]+";
 const THREE_DIGITS: &str = "[0-9][0-9][0-9]";
 
 /// Cuts applied one after the other.
-enum Cuts {
+pub(super) enum Cuts {
     /// GPT-2's, as the byte-level pre-tokenizer has it.
     Gpt2,
     /// Single digits, then GPT-2's.
@@ -31,9 +34,20 @@ enum Cuts {
     Patterns(&'static [&'static str]),
 }
 
+impl Cuts {
+    /// The same cuts as patterns only.
+    pub fn patterns(&self) -> &'static [&'static str] {
+        match self {
+            Self::Gpt2 => &[GPT2],
+            Self::DigitsGpt2 => &[DIGIT, GPT2],
+            Self::Patterns(patterns) => patterns,
+        }
+    }
+}
+
 /// Names in `tokenizer.ggml.pre`, the cuts they mean, and whether a word that is itself a token is
 /// taken whole before any merge.
-const KINDS: &[(&[&str], Cuts, bool)] = &[
+pub(super) const KINDS: &[(&[&str], Cuts, bool)] = &[
     (
         &["default"],
         Cuts::Patterns(&[PUNCTUATION, GPT2, r"\p{N}+", THREE_DIGITS]),

@@ -11,33 +11,37 @@ use serde_json::Value;
 
 use super::*;
 
-const FAMILIES: [&str; 4] = ["llama", "llama-untied", "gemma3", "stablelm"];
+pub(super) const FAMILIES: [&str; 4] = ["llama", "llama-untied", "gemma3", "stablelm"];
 
-fn fixtures() -> PathBuf {
+pub(super) fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures")
 }
 
-fn json(path: &Path) -> Value {
+pub(super) fn json(path: &Path) -> Value {
     let text = std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     serde_json::from_slice(&text).unwrap()
 }
 
-fn from_hf(family: &str) -> Tokenizer {
+pub(super) fn from_hf(family: &str) -> Tokenizer {
     Tokenizer::from_dir(fixtures().join(family).join("hf")).unwrap()
 }
 
 /// The first GGUF file of a family; all of a family's hold the same vocabulary.
-fn from_fixture_gguf(family: &str) -> Option<Tokenizer> {
+pub(super) fn fixture_gguf(family: &str) -> Option<PathBuf> {
     let mut files: Vec<PathBuf> = std::fs::read_dir(fixtures().join(family).join("gguf"))
         .ok()?
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.extension().is_some_and(|e| e == "gguf"))
         .collect();
     files.sort();
-    Some(Tokenizer::from_gguf(vocab_of(files.first()?)).unwrap())
+    files.into_iter().next()
 }
 
-fn ids(value: &Value) -> Vec<u32> {
+fn from_fixture_gguf(family: &str) -> Option<Tokenizer> {
+    Some(Tokenizer::from_gguf(vocab_of(&fixture_gguf(family)?)).unwrap())
+}
+
+pub(super) fn ids(value: &Value) -> Vec<u32> {
     serde_json::from_value(value.clone()).unwrap()
 }
 
@@ -112,6 +116,7 @@ fn vocab_of(path: &Path) -> GgufVocab {
         bos: id(take("bos_token_id")),
         eos: id(take("eos_token_id")),
         eot: id(take("eot_token_id")),
+        eom: id(take("eom_token_id")),
         unk: id(take("unknown_token_id")),
         pad: id(take("padding_token_id")),
         add_bos: take("add_bos_token").as_bool(),
@@ -121,7 +126,7 @@ fn vocab_of(path: &Path) -> GgufVocab {
 }
 
 /// xorshift64: the same numbers in each run.
-struct Random(u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
     fn below(&mut self, n: usize) -> usize {
@@ -131,7 +136,7 @@ impl Random {
         (self.0 % n as u64) as usize
     }
 
-    fn text(&mut self) -> String {
+    pub(super) fn text(&mut self) -> String {
         const WORDS: [&str; 24] = [
             "the",
             " of",
