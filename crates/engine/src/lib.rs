@@ -17,6 +17,7 @@ mod backends;
 pub mod bench;
 mod builder;
 mod builders;
+mod convert;
 mod engine;
 mod error;
 pub mod evaluate;
@@ -32,13 +33,14 @@ pub mod tokenizer;
 pub use backends::{BackendKind, set_threads};
 pub use biplane_backend::{DType, Device, Error as BackendError};
 pub use biplane_models::{
-    Error as ModelError, Isq, IsqOverride, IsqType, ModelInfo, ModelRunner, SlotId, SpanOutput,
-    SpanPlan, StepPlan, Want,
+    Converted, Error as ModelError, Isq, IsqOverride, IsqType, ModelInfo, ModelRunner,
+    OutputFormat, SlotId, SpanOutput, SpanPlan, StepPlan, Want,
 };
 pub use builder::{ModelBuilder, Progress};
 pub use builders::{
     GgufModelBuilder, MlxDevice, MlxModelBuilder, MlxSpecificConfig, TextModelBuilder,
 };
+pub use convert::convert;
 pub use error::{Error, Result};
 pub use generation::{Event, FinishReason, Request, Response, Timings};
 pub use model::Model;

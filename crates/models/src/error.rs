@@ -107,6 +107,14 @@ pub enum Error {
         /// The first few names.
         first: String,
     },
+    /// A checkpoint cannot be written as it is wanted.
+    #[error("{path}: {reason}")]
+    Write {
+        /// The file or directory.
+        path: PathBuf,
+        /// What is in the way, and what to do instead.
+        reason: String,
+    },
     /// A request the model cannot serve.
     #[error("{0}")]
     Request(String),

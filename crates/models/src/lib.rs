@@ -6,6 +6,7 @@
 
 pub mod checkpoint;
 mod config;
+mod convert;
 mod error;
 mod gemma3;
 mod gguf_config;
@@ -30,6 +31,7 @@ mod stablelm;
 mod step;
 mod weights;
 
+pub use convert::{ConvertRequest, Converted, OutputFormat, convert};
 pub use error::{Error, Result};
 pub use gguf_names::{GgufFix, GgufNames};
 pub use isq::{Isq, IsqOverride, IsqType};

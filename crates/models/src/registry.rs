@@ -6,7 +6,7 @@ use biplane_backend::{Backend, DType};
 
 use crate::{
     Error, Isq, Result, Weights,
-    checkpoint::{GgufMetadata, Metadata, Opened},
+    checkpoint::{Metadata, Opened},
     config::text_config,
     gguf_config,
     isq::IsqPlan,
@@ -17,23 +17,40 @@ use crate::{
     source::Source,
 };
 
+/// Something to do with a checkpoint once its architecture is known.
+pub(crate) trait Visitor {
+    type Output;
+
+    fn visit<A: Architecture>(self, names: Names) -> Result<Self::Output>;
+}
+
+/// What an architecture is called, the name to write first.
+#[derive(Clone, Copy)]
+pub(crate) struct Names {
+    pub hf: &'static [&'static str],
+    pub gguf: &'static [&'static str],
+}
+
 /// One line for every architecture: its module, its `model_type`s, its GGUF `general.architecture`s.
 macro_rules! architectures {
     ($($module:ident: [$($hf:literal),*], [$($gguf:literal),*];)*) => {
         /// Names of all supported architectures, for errors and help.
         pub const SUPPORTED: &[&str] = &[$($($hf,)*)*];
 
-        fn build<B: Backend>(opened: &Opened, request: &LoadRequest<'_, B>) -> Result<Built<B>> {
-            match &opened.metadata {
-                Metadata::HuggingFace { config, .. } => match model_type(config) {
-                    $($(Some($hf))|* => build_hf::<B, crate::$module::Arch>(opened, config, request),)*
-                    other => Err(unsupported(opened.checkpoint.path(), other.unwrap_or("?"))),
-                },
-                Metadata::Gguf(metadata) => match metadata.architecture()? {
-                    $(name if (&[$($gguf),*] as &[&str]).contains(&name) => build_gguf::<B, crate::$module::Arch>(opened, metadata, request),)*
-                    other => Err(unsupported(opened.checkpoint.path(), other)),
-                },
-            }
+        /// Does something with a checkpoint's architecture.
+        pub(crate) fn visit<V: Visitor>(opened: &Opened, visitor: V) -> Result<V::Output> {
+            let (gguf, name) = match &opened.metadata {
+                Metadata::HuggingFace { config, .. } => (false, model_type(config).unwrap_or("?")),
+                Metadata::Gguf(metadata) => (true, metadata.architecture()?),
+            };
+            $(
+                let names = Names { hf: &[$($hf),*], gguf: &[$($gguf),*] };
+                let own = if gguf { names.gguf } else { names.hf };
+                if own.contains(&name) {
+                    return visitor.visit::<crate::$module::Arch>(names);
+                }
+            )*
+            Err(unsupported(opened.checkpoint.path(), name))
         }
     };
 }
@@ -90,14 +107,9 @@ pub fn load<B: Backend>(
     opened: &Opened,
     request: &LoadRequest<'_, B>,
 ) -> Result<Box<dyn ModelRunner>> {
-    let built = build(opened, request)?;
+    let built = visit(opened, Load { opened, request })?;
     let made_for = built.dimensions.context_length;
     let context_length = request.context_length.unwrap_or(made_for);
-    if context_length > made_for {
-        return Err(Error::Request(format!(
-            "a context of {context_length} tokens is beyond the {made_for} this model was made for; ask for at most that"
-        )));
-    }
     let info = ModelInfo {
         architecture: match &opened.metadata {
             Metadata::HuggingFace { config, .. } => model_type(config).unwrap_or("?").to_owned(),
@@ -134,62 +146,98 @@ fn unsupported(path: &Path, name: &str) -> Error {
     }
 }
 
-fn build_hf<B: Backend, A: Architecture>(
-    opened: &Opened,
-    json: &serde_json::Value,
-    request: &LoadRequest<'_, B>,
-) -> Result<Built<B>> {
-    let error = |reason| Error::Config {
-        path: opened.checkpoint.path().join("config.json"),
-        reason,
-    };
-    let text = text_config(json);
-    let config = A::config(&text).map_err(error)?;
-    let quantization = Quantization::from_config(json).map_err(error)?;
-    let stored = ["torch_dtype", "dtype"]
-        .iter()
-        .find_map(|key| text.get(key)?.as_str());
-    let stored = match stored {
-        Some("float32") => Some(DType::F32),
-        Some("float16") => Some(DType::F16),
-        Some("bfloat16") => Some(DType::BF16),
-        _ => None,
-    };
-    let source = Source::hugging_face(&*opened.checkpoint, quantization);
-    finish::<B, A>(source, request, config, stored)
+/// A checkpoint's configuration and tensors, in Hugging Face's terms.
+pub(crate) struct Described<'a, A: Architecture> {
+    /// `config.json`, or what a GGUF header says in its terms; of a multimodal checkpoint all of it.
+    pub json: serde_json::Value,
+    pub config: A::Config,
+    pub source: Source<'a>,
+    /// The element type that the checkpoint says its dense tensors have.
+    pub dtype: Option<DType>,
 }
 
-fn build_gguf<B: Backend, A: Architecture>(
-    opened: &Opened,
-    metadata: &GgufMetadata,
-    request: &LoadRequest<'_, B>,
-) -> Result<Built<B>> {
-    let mut json = gguf_config::read(metadata)?;
-    A::complete_gguf_config(metadata, &mut json)?;
-    let config = A::config(&json.into()).map_err(|reason| metadata.config_error(reason))?;
-    let source = Source::gguf(&*opened.checkpoint, A::gguf_names(&config));
-    finish::<B, A>(source, request, config, None)
+/// Reads a checkpoint's configuration.
+pub(crate) fn describe<A: Architecture>(opened: &Opened, names: Names) -> Result<Described<'_, A>> {
+    let checkpoint = &*opened.checkpoint;
+    match &opened.metadata {
+        Metadata::HuggingFace { config: json, .. } => {
+            let error = |reason| Error::Config {
+                path: checkpoint.path().join("config.json"),
+                reason,
+            };
+            let text = text_config(json);
+            let config = A::config(&text).map_err(error)?;
+            let quantization = Quantization::from_config(json).map_err(error)?;
+            let stored = ["torch_dtype", "dtype"]
+                .iter()
+                .find_map(|key| text.get(key)?.as_str());
+            Ok(Described {
+                json: json.clone(),
+                config,
+                source: Source::hugging_face(checkpoint, quantization),
+                dtype: match stored {
+                    Some("float32") => Some(DType::F32),
+                    Some("float16") => Some(DType::F16),
+                    Some("bfloat16") => Some(DType::BF16),
+                    _ => None,
+                },
+            })
+        }
+        Metadata::Gguf(metadata) => {
+            let mut json = gguf_config::read(metadata)?;
+            A::complete_gguf_config(metadata, &mut json)?;
+            if let Some(name) = names.hf.first() {
+                json.insert("model_type".into(), (*name).into());
+            }
+            let json = json.into();
+            let config = A::config(&json).map_err(|reason| metadata.config_error(reason))?;
+            Ok(Described {
+                source: Source::gguf(checkpoint, A::gguf_names(&config)),
+                dtype: None,
+                json,
+                config,
+            })
+        }
+    }
 }
 
-fn finish<B: Backend, A: Architecture>(
-    source: Source<'_>,
-    request: &LoadRequest<'_, B>,
-    config: A::Config,
-    stored: Option<DType>,
-) -> Result<Built<B>> {
-    let dtype = request
-        .dtype
-        .unwrap_or_else(|| auto_dtype(request.backend.device(), stored));
-    let isq = IsqPlan::new(request.isq.clone());
-    let loader = Loader::new(request.backend, source, dtype, &isq, request.progress);
-    let dimensions = A::dimensions(&config);
-    let model = A::load(config, &Weights::new(&loader))?;
-    let (weight_bytes, parameters) = loader.totals();
-    Ok(Built {
-        model: Box::new(model),
-        dimensions,
-        dtype,
-        weight_bytes,
-        parameters,
-    })
+struct Load<'a, 'b, B: Backend> {
+    opened: &'a Opened,
+    request: &'a LoadRequest<'b, B>,
+}
+
+impl<B: Backend> Visitor for Load<'_, '_, B> {
+    type Output = Built<B>;
+
+    fn visit<A: Architecture>(self, names: Names) -> Result<Built<B>> {
+        let request = self.request;
+        let described = describe::<A>(self.opened, names)?;
+        let dtype = request
+            .dtype
+            .unwrap_or_else(|| auto_dtype(request.backend.device(), described.dtype));
+        let isq = IsqPlan::new(request.isq.clone());
+        let loader = Loader::new(
+            request.backend,
+            described.source,
+            dtype,
+            &isq,
+            request.progress,
+        );
+        let dimensions = A::dimensions(&described.config);
+        let made_for = dimensions.context_length;
+        if let Some(asked) = request.context_length.filter(|asked| *asked > made_for) {
+            return Err(Error::Request(format!(
+                "a context of {asked} tokens is beyond the {made_for} this model was made for; ask for at most that"
+            )));
+        }
+        let model = A::load(described.config, &Weights::new(&loader))?;
+        let (weight_bytes, parameters) = loader.totals();
+        Ok(Built {
+            model: Box::new(model),
+            dimensions,
+            dtype,
+            weight_bytes,
+            parameters,
+        })
+    }
 }

@@ -32,12 +32,29 @@ pub enum Form {
 pub(crate) struct Quantized {
     form: Form,
     /// Blocks, or codes.
-    pub codes: Vec<u8>,
-    pub scales: Vec<u8>,
-    pub biases: Vec<u8>,
+    codes: Vec<u8>,
+    scales: Vec<u8>,
+    biases: Vec<u8>,
 }
 
 impl Quantized {
+    pub fn new(form: Form, codes: Vec<u8>, scales: Vec<u8>, biases: Vec<u8>) -> Self {
+        Quantized {
+            form,
+            codes,
+            scales,
+            biases,
+        }
+    }
+
+    /// The bytes of each tensor that a file keeps: blocks, or codes, scales and biases.
+    pub fn into_parts(self) -> Vec<Vec<u8>> {
+        match self.form {
+            Form::Ggml(_) => vec![self.codes],
+            Form::Affine { .. } => vec![self.codes, self.scales, self.biases],
+        }
+    }
+
     pub fn packed<'a>(&'a self, name: &'a str, shape: [usize; 2]) -> PackedMatrix<'a> {
         let layout = match self.form {
             Form::Ggml(kind) => PackedLayout::Ggml {
@@ -196,7 +213,7 @@ impl Buffers {
 }
 
 /// Rounds values to an element type, in place and into bytes.
-fn narrow(values: &mut [f32], dtype: DType, bytes: &mut [u8]) {
+pub(crate) fn narrow(values: &mut [f32], dtype: DType, bytes: &mut [u8]) {
     for (value, bytes) in values.iter_mut().zip(bytes.chunks_exact_mut(dtype.size())) {
         match dtype {
             DType::F16 => {

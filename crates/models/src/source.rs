@@ -440,6 +440,11 @@ impl<'a> Source<'a> {
         })
     }
 
+    /// Whether the tensors lie in a GGUF file.
+    pub fn is_gguf(&self) -> bool {
+        matches!(self.naming, Naming::Gguf(_))
+    }
+
     /// Whether a tensor belongs to a multimodal checkpoint's other half.
     pub fn is_vision(&self, name: &str) -> bool {
         let wrapped = matches!(&self.naming, Naming::HuggingFace(w) if *w != Wrapper::None);

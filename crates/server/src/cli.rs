@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use biplane::{BackendKind, DType, Device, IsqOverride, IsqType, ModelBuilder};
+use biplane::{BackendKind, DType, Device, IsqOverride, IsqType, ModelBuilder, OutputFormat};
 use clap::{Args, Parser, Subcommand};
 
 /// Run language models on your own machine, on candle or MLX.
@@ -27,6 +27,10 @@ pub enum Command {
     Verify(VerifyArgs),
     /// How well a model predicts a text.
     Perplexity(PerplexityArgs),
+    /// Write a model with quantized weights: a GGUF file, or a directory as mlx-community's.
+    Quantize(ConvertArgs),
+    /// Write a model in the other format, with the same values.
+    Convert(ConvertArgs),
 }
 
 /// Which model, and on what.
@@ -76,6 +80,19 @@ pub struct IsqArgs {
     pub isq_override: Vec<IsqOverride>,
 }
 
+impl IsqArgs {
+    /// Hands these to a builder.
+    pub fn apply(&self, mut builder: ModelBuilder) -> ModelBuilder {
+        if let Some(isq) = self.isq {
+            builder = builder.with_isq(isq);
+        }
+        for exception in &self.isq_override {
+            builder = builder.with_isq_override(exception.clone());
+        }
+        builder
+    }
+}
+
 impl ModelArgs {
     /// The builder for these arguments on one backend.
     pub fn builder(&self, backend: BackendKind) -> ModelBuilder {
@@ -94,13 +111,7 @@ impl ModelArgs {
         if let Some(ctx) = self.ctx {
             builder = builder.with_context_length(ctx as usize);
         }
-        if let Some(isq) = self.isq.isq {
-            builder = builder.with_isq(isq);
-        }
-        for exception in &self.isq.isq_override {
-            builder = builder.with_isq_override(exception.clone());
-        }
-        builder.with_self_check(self.self_check)
+        self.isq.apply(builder).with_self_check(self.self_check)
     }
 }
 
@@ -188,6 +199,38 @@ pub struct BenchArgs {
     /// A JSON array instead of a table.
     #[arg(long)]
     pub json: bool,
+}
+
+/// Arguments of `biplane quantize` and `biplane convert`.
+#[derive(Debug, Args)]
+pub struct ConvertArgs {
+    /// A GGUF file, a directory, or a Hugging Face id; without it the small starter model.
+    #[arg(short, long, env = "BIPLANE_MODEL")]
+    pub model: Option<String>,
+
+    #[command(flatten)]
+    pub isq: IsqArgs,
+
+    /// What to write: gguf or mlx; by default what the output's name says, a GGUF file if it ends in
+    /// .gguf and a directory otherwise.
+    #[arg(long, value_parser = output_format)]
+    pub format: Option<OutputFormat>,
+
+    /// Replace what is there.
+    #[arg(long)]
+    pub force: bool,
+
+    /// The file or directory to write.
+    #[arg(short, long)]
+    pub output: PathBuf,
+}
+
+fn output_format(s: &str) -> Result<OutputFormat, String> {
+    match s {
+        "gguf" => Ok(OutputFormat::Gguf),
+        "mlx" => Ok(OutputFormat::Mlx),
+        _ => Err("expected gguf or mlx".into()),
+    }
 }
 
 /// Arguments of `biplane verify`.

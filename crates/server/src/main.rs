@@ -2,6 +2,7 @@
 
 mod bench;
 mod cli;
+mod convert;
 mod evaluate;
 mod report;
 mod run;
@@ -30,6 +31,8 @@ fn main() -> ExitCode {
     let result = match cli.command {
         cli::Command::Run(args) => run::run(args).map(|()| ExitCode::SUCCESS),
         cli::Command::Bench(args) => bench::bench(args).map(|()| ExitCode::SUCCESS),
+        cli::Command::Quantize(args) => convert::quantize(args).map(|()| ExitCode::SUCCESS),
+        cli::Command::Convert(args) => convert::convert(args).map(|()| ExitCode::SUCCESS),
         cli::Command::Verify(args) => evaluate::verify(args),
         cli::Command::Perplexity(args) => evaluate::perplexity(args).map(|()| ExitCode::SUCCESS),
     };

@@ -11,6 +11,7 @@ use super::{
     cursor::Cursor,
     map::Map,
     mapped::{Entry, Format, MappedCheckpoint},
+    write::MetadataValue,
 };
 use crate::{Error, Result};
 
@@ -158,7 +159,7 @@ fn read_info<'a>(path: &Path, cursor: &mut Cursor<'a>, alignment: u64) -> Result
     })
 }
 
-fn size_in_bytes(shape: &[usize], kind: RawKind) -> Result<usize, String> {
+pub(super) fn size_in_bytes(shape: &[usize], kind: RawKind) -> Result<usize, String> {
     let elements = shape.iter().try_fold(1usize, |n, &len| n.checked_mul(len));
     let bytes = match kind {
         RawKind::Dense(dtype) => elements.and_then(|n| n.checked_mul(dtype.size())),
@@ -177,33 +178,54 @@ fn size_in_bytes(shape: &[usize], kind: RawKind) -> Result<usize, String> {
     bytes.ok_or_else(|| format!("its shape {shape:?} is larger than any file"))
 }
 
+/// ggml's numbers of the types that are weights.
+pub(super) const KINDS: [(u32, RawKind); 14] = [
+    (0, RawKind::Dense(DType::F32)),
+    (1, RawKind::Dense(DType::F16)),
+    (30, RawKind::Dense(DType::BF16)),
+    (26, RawKind::Dense(DType::I32)),
+    (2, RawKind::Ggml(GgmlKind::Q4_0)),
+    (3, RawKind::Ggml(GgmlKind::Q4_1)),
+    (6, RawKind::Ggml(GgmlKind::Q5_0)),
+    (7, RawKind::Ggml(GgmlKind::Q5_1)),
+    (8, RawKind::Ggml(GgmlKind::Q8_0)),
+    (10, RawKind::Ggml(GgmlKind::Q2K)),
+    (11, RawKind::Ggml(GgmlKind::Q3K)),
+    (12, RawKind::Ggml(GgmlKind::Q4K)),
+    (13, RawKind::Ggml(GgmlKind::Q5K)),
+    (14, RawKind::Ggml(GgmlKind::Q6K)),
+];
+
 fn read_kind(path: &Path, tensor: &str, code: u32) -> Result<RawKind> {
-    let kind = match code {
-        0 => RawKind::Dense(DType::F32),
-        1 => RawKind::Dense(DType::F16),
-        30 => RawKind::Dense(DType::BF16),
-        26 => RawKind::Dense(DType::I32),
-        2 => RawKind::Ggml(GgmlKind::Q4_0),
-        3 => RawKind::Ggml(GgmlKind::Q4_1),
-        6 => RawKind::Ggml(GgmlKind::Q5_0),
-        7 => RawKind::Ggml(GgmlKind::Q5_1),
-        8 => RawKind::Ggml(GgmlKind::Q8_0),
-        10 => RawKind::Ggml(GgmlKind::Q2K),
-        11 => RawKind::Ggml(GgmlKind::Q3K),
-        12 => RawKind::Ggml(GgmlKind::Q4K),
-        13 => RawKind::Ggml(GgmlKind::Q5K),
-        14 => RawKind::Ggml(GgmlKind::Q6K),
-        _ => {
-            let kinds: Vec<&str> = GgmlKind::ALL.iter().map(|k| k.name()).collect();
-            return Err(Error::TensorType {
-                path: path.to_owned(),
-                name: tensor.to_owned(),
-                got: unsupported_name(code).map_or(format!("number {code}"), str::to_owned),
-                supported: format!("F32, F16, BF16, I32, {}", kinds.join(", ")),
-            });
-        }
-    };
-    Ok(kind)
+    if let Some((_, kind)) = KINDS.iter().find(|(number, _)| *number == code) {
+        return Ok(*kind);
+    }
+    let kinds: Vec<&str> = GgmlKind::ALL.iter().map(|k| k.name()).collect();
+    Err(Error::TensorType {
+        path: path.to_owned(),
+        name: tensor.to_owned(),
+        got: unsupported_name(code).map_or(format!("number {code}"), str::to_owned),
+        supported: format!("F32, F16, BF16, I32, {}", kinds.join(", ")),
+    })
+}
+
+/// The file's key-value pairs in its order, each value as its bytes.
+pub(super) fn raw_pairs(path: &Path) -> Result<Vec<(String, MetadataValue)>> {
+    let map = Map::open(path)?;
+    let mut cursor = Cursor::new(path, &map);
+    cursor.take(MAGIC.len())?;
+    check_version(path, cursor.u32()?)?;
+    cursor.u64()?;
+    let count = cursor.u64()?;
+    (0..count)
+        .map(|_| {
+            let key = cursor.name("key")?.to_owned();
+            let start = cursor.position();
+            GgufMetadata::skip_value(&mut cursor)?;
+            let bytes = map[start..cursor.position()].to_vec();
+            Ok((key, MetadataValue::Raw(bytes)))
+        })
+        .collect()
 }
 
 /// The names of ggml's other types.

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::cursor::Cursor;
+use super::{cursor::Cursor, write::MetadataValue};
 use crate::{Error, Result};
 
 /// Arrays within arrays within arrays, …: a limit to recursion. Nobody writes even two.
@@ -381,6 +381,19 @@ impl GgufMetadata {
             values,
             tensors: HashSet::new(),
         })
+    }
+
+    /// Passes over one value.
+    pub(super) fn skip_value(cursor: &mut Cursor<'_>) -> Result<()> {
+        Value::read(cursor).map(drop)
+    }
+
+    /// All pairs in the file's order, for a copy: values as their bytes.
+    ///
+    /// # Errors
+    /// As for reading the file.
+    pub fn pairs(&self) -> Result<Vec<(String, MetadataValue)>> {
+        super::gguf::raw_pairs(&self.path)
     }
 
     pub(super) fn set_tensors(&mut self, names: impl Iterator<Item = String>) {

@@ -10,6 +10,7 @@ mod map;
 mod mapped;
 mod open;
 mod safetensors;
+pub mod write;
 
 use std::{
     fmt,

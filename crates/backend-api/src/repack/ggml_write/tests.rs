@@ -147,9 +147,9 @@ fn zeros_and_constants_come_back() {
         assert!(zeros.iter().all(|&v| v == 0.0), "{}", kind.name());
         for constant in [0.7f32, -0.7, 0.05, -300.0] {
             for back in read_back(&[constant; 512], kind) {
-                // f16 rounds scale and minimum by at most 2^-11 each.
+                // The smallest scales are f16 numbers of few digits.
                 let error = (back / constant - 1.0).abs();
-                assert!(error < 1e-3, "{}: {constant} as {back}", kind.name());
+                assert!(error < 3e-3, "{}: {constant} as {back}", kind.name());
             }
         }
     }

@@ -1,11 +1,11 @@
 //! Chat templates between the two formats, with their names where a model has several.
 
+use biplane_models::checkpoint::write::MetadataValue;
 use std::path::Path;
 
 use biplane_models::checkpoint::GgufMetadata;
 use serde_json::{Value, json};
 
-use super::GgufValue;
 use crate::{
     Result,
     tokenizer::{
@@ -73,7 +73,7 @@ pub(super) fn from_dir(dir: &Path) -> Result<Templates, Error> {
 }
 
 /// The templates as metadata of a GGUF file.
-pub(super) fn to_pairs(templates: Templates) -> Vec<(String, GgufValue)> {
+pub(super) fn to_pairs(templates: Templates) -> Vec<(String, MetadataValue)> {
     let mut names = Vec::new();
     let mut pairs = Vec::new();
     for (name, text) in templates {
@@ -84,10 +84,10 @@ pub(super) fn to_pairs(templates: Templates) -> Vec<(String, GgufValue)> {
         if name != DEFAULT {
             names.push(name);
         }
-        pairs.push((key, GgufValue::String(text)));
+        pairs.push((key, MetadataValue::String(text)));
     }
     if !names.is_empty() {
-        pairs.push((NAMES.into(), GgufValue::Strings(names)));
+        pairs.push((NAMES.into(), MetadataValue::Strings(names)));
     }
     pairs
 }

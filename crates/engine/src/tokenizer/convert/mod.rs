@@ -15,23 +15,6 @@ use super::Error;
 
 pub use self::{to_gguf::gguf_tokenizer_pairs, to_hf::write_hf_files};
 
-/// A value of a GGUF file's metadata.
-#[derive(Clone, Debug, PartialEq)]
-pub enum GgufValue {
-    /// An integer.
-    U32(u32),
-    /// A flag.
-    Bool(bool),
-    /// A text.
-    String(String),
-    /// An array of texts.
-    Strings(Vec<String>),
-    /// An array of integers.
-    I32s(Vec<i32>),
-    /// An array of numbers.
-    F32s(Vec<f32>),
-}
-
 const GGUF: &str = "GGUF";
 const HUGGING_FACE: &str = "tokenizer.json";
 

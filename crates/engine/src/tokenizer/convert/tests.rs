@@ -1,5 +1,6 @@
 //! The fixtures' tokenizers from one format to the other, against transformers' ids.
 
+use biplane_models::checkpoint::write::MetadataValue;
 use std::{collections::HashMap, fs, path::Path};
 
 use biplane_models::checkpoint::{self, GgufMetadata, Metadata};
@@ -22,13 +23,13 @@ fn metadata(path: &Path) -> GgufMetadata {
 }
 
 /// As a reader of the written file would see it.
-fn vocab_of(pairs: Vec<(String, GgufValue)>) -> GgufVocab {
-    let mut found: HashMap<String, GgufValue> = pairs.into_iter().collect();
+fn vocab_of(pairs: Vec<(String, MetadataValue)>) -> GgufVocab {
+    let mut found: HashMap<String, MetadataValue> = pairs.into_iter().collect();
     let mut take = |key: &str| found.remove(&format!("tokenizer.ggml.{key}"));
     macro_rules! get {
         ($key:literal, $kind:ident) => {
             match take($key) {
-                Some(GgufValue::$kind(value)) => Some(value),
+                Some(MetadataValue::$kind(value)) => Some(value),
                 None => None,
                 other => panic!("{}: {other:?}", $key),
             }
@@ -145,7 +146,7 @@ fn a_directory_becomes_gguf_that_tokenizes_alike() {
             .iter()
             .find(|(key, _)| key == "tokenizer.chat_template");
         let expected = template::find(&dir).unwrap().default;
-        assert_eq!(template.unwrap().1, GgufValue::String(expected));
+        assert_eq!(template.unwrap().1, MetadataValue::String(expected));
 
         let mut vocab = vocab_of(pairs);
         let padding = [size, size + 1, size + 2].map(|id| format!("[PAD{id}]"));
@@ -329,7 +330,7 @@ fn templates_keep_their_names() {
     );
     let templates = chat_template::from_dir(dir.path()).unwrap();
     assert_eq!(chat_template::to_json(&templates), Some(listed));
-    let text = |text: &str| GgufValue::String(text.into());
+    let text = |text: &str| MetadataValue::String(text.into());
     assert_eq!(
         chat_template::to_pairs(templates),
         [
@@ -337,7 +338,7 @@ fn templates_keep_their_names() {
             ("tokenizer.chat_template.rag".into(), text("r")),
             (
                 "tokenizer.chat_templates".into(),
-                GgufValue::Strings(vec!["rag".into()])
+                MetadataValue::Strings(vec!["rag".into()])
             ),
         ]
     );

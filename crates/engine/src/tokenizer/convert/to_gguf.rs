@@ -1,5 +1,6 @@
 //! A GGUF file's metadata from Hugging Face's files.
 
+use biplane_models::checkpoint::write::MetadataValue;
 use std::{collections::HashSet, path::Path};
 
 use serde::Deserialize;
@@ -10,7 +11,7 @@ use tokenizers::{
 };
 
 use super::{
-    GGUF, GgufValue, chat_template, inconvertible,
+    GGUF, chat_template, inconvertible,
     scheme::{Scheme, scheme},
     scores::{Scores, scores},
 };
@@ -43,7 +44,7 @@ const TURN_ENDS: &[&str] = &[
 /// Those of [`Tokenizer::from_dir`]; [`Error::Inconvertible`] for what GGUF has no place for: other
 /// models than BPE, normalizers, pre-tokenizers without a name there, added tokens that take the
 /// spaces beside them.
-pub fn gguf_tokenizer_pairs(dir: &Path, vocab_size: usize) -> Result<Vec<(String, GgufValue)>> {
+pub fn gguf_tokenizer_pairs(dir: &Path, vocab_size: usize) -> Result<Vec<(String, MetadataValue)>> {
     let origin = dir.join("tokenizer.json").display().to_string();
     let original = Tokenizer::from_dir(dir)?;
     let vocab = vocab(&origin, dir, &original, vocab_size)?;
@@ -320,17 +321,17 @@ fn compare(
     Ok(())
 }
 
-fn pairs(vocab: GgufVocab) -> Vec<(String, GgufValue)> {
-    let list = |items: Vec<String>| (!items.is_empty()).then_some(GgufValue::Strings(items));
-    let id = |id: Option<u32>| id.map(GgufValue::U32);
-    let flag = |flag: Option<bool>| flag.map(GgufValue::Bool);
-    let scores = (!vocab.scores.is_empty()).then_some(GgufValue::F32s(vocab.scores));
+fn pairs(vocab: GgufVocab) -> Vec<(String, MetadataValue)> {
+    let list = |items: Vec<String>| (!items.is_empty()).then_some(MetadataValue::Strings(items));
+    let id = |id: Option<u32>| id.map(MetadataValue::U32);
+    let flag = |flag: Option<bool>| flag.map(MetadataValue::Bool);
+    let scores = (!vocab.scores.is_empty()).then_some(MetadataValue::F32s(vocab.scores));
     [
-        ("model", Some(GgufValue::String(vocab.model))),
-        ("pre", vocab.pre.map(GgufValue::String)),
+        ("model", Some(MetadataValue::String(vocab.model))),
+        ("pre", vocab.pre.map(MetadataValue::String)),
         ("tokens", list(vocab.tokens)),
         ("scores", scores),
-        ("token_type", Some(GgufValue::I32s(vocab.token_types))),
+        ("token_type", Some(MetadataValue::I32s(vocab.token_types))),
         ("merges", list(vocab.merges)),
         ("bos_token_id", id(vocab.bos)),
         ("eos_token_id", id(vocab.eos)),

@@ -1,0 +1,53 @@
+//! `biplane quantize` and `biplane convert`
+
+use std::sync::Arc;
+
+use anyhow::bail;
+use biplane::{ModelBuilder, OutputFormat, memory};
+
+use crate::{
+    cli::ConvertArgs,
+    report::{self, Progress},
+};
+
+pub fn quantize(args: ConvertArgs) -> anyhow::Result<()> {
+    if args.isq.isq.is_none() && args.isq.isq_override.is_empty() {
+        bail!(
+            "say what to quantize to, as --isq Q4K (GGUF) or --isq AFQ4 (MLX); `biplane convert` keeps the values"
+        );
+    }
+    convert(args)
+}
+
+pub fn convert(args: ConvertArgs) -> anyhow::Result<()> {
+    let is_gguf = args
+        .output
+        .extension()
+        .is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
+    let format = args.format.unwrap_or(match is_gguf {
+        true => OutputFormat::Gguf,
+        false => OutputFormat::Mlx,
+    });
+    let progress = Arc::new(Progress::new(false));
+    let shown = Arc::clone(&progress);
+    let builder = match &args.model {
+        Some(model) => ModelBuilder::new(model),
+        None => ModelBuilder::starter(),
+    };
+    let builder = args
+        .isq
+        .apply(builder)
+        .with_progress(move |p| shown.update(p.task, p.done, p.total));
+    let result = biplane::convert(builder, &args.output, format, args.force);
+    progress.clear();
+    let converted = result?;
+    let bits = converted.weight_bytes as f64 * 8.0 / converted.parameters.max(1) as f64;
+    eprintln!(
+        "{}: {} of weights, {bits:.2} bits a parameter, {} matrices quantized · peak memory {}",
+        args.output.display(),
+        report::bytes(converted.weight_bytes as u64),
+        converted.quantized,
+        report::bytes(memory::peak_resident_bytes().unwrap_or(0)),
+    );
+    Ok(())
+}
