@@ -1,5 +1,7 @@
 //! Which devices the linked MLX has.
 
+use std::sync::OnceLock;
+
 use biplane_backend::{Device, Error, Result};
 use mlx_rs::{Device as MlxDevice, Stream};
 
@@ -12,7 +14,10 @@ const GPU: Device = if cfg!(target_os = "macos") {
     Device::Cuda(0)
 };
 
-/// Resolves a device and makes it the calling thread's default.
+/// The device of this process: MLX's default device is one for all threads.
+static CHOSEN: OnceLock<Device> = OnceLock::new();
+
+/// Resolves a device and makes it MLX's default.
 pub(crate) fn open(device: Device) -> Result<Device> {
     // The first call that can fail installs mlx-rs's error handler; without one MLX exits the
     // process on its first error.
@@ -23,6 +28,14 @@ pub(crate) fn open(device: Device) -> Result<Device> {
         gpu if gpu == GPU && has_gpu() => GPU,
         other => return Err(unsupported(other)),
     };
+    let chosen = *CHOSEN.get_or_init(|| resolved);
+    if chosen != resolved {
+        return Err(Error::Unsupported {
+            backend: NAME,
+            what: format!("use the device {resolved} while this process computes on {chosen}"),
+            instead: format!("use {chosen} for all of this process's models"),
+        });
+    }
     let mlx_device = if resolved.is_cpu() {
         MlxDevice::cpu()
     } else {

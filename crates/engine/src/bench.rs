@@ -58,6 +58,13 @@ pub fn bench(builder: ModelBuilder, settings: &BenchSettings) -> Result<BenchRes
             "prompt tokens, tokens to generate and repeats must be at least 1".into(),
         ));
     }
+    let context = model.info().context_length;
+    if settings.prompt_tokens.saturating_add(settings.generate) > context {
+        return Err(Error::Request(format!(
+            "{} prompt tokens and {} to generate do not fit the context of {context}; ask for fewer",
+            settings.prompt_tokens, settings.generate
+        )));
+    }
     // Ordinary tokens in no order: no backend may profit from a regular prompt.
     let tokens: Vec<u32> = (0..settings.prompt_tokens as u64)
         .map(|i| (i.wrapping_mul(6_364_136_223_846_793_005) >> 33) % vocab)

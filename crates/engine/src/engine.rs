@@ -181,13 +181,23 @@ fn generate(
         if events.is_closed() {
             return done(String::new(), FinishReason::Cancelled, timings);
         }
-        let want = if i + 1 == count { want } else { Want::Nothing };
+        // The first logits are looked at on the host, where no number among them is noticed.
+        let want = if i + 1 == count {
+            Want::LastLogits
+        } else {
+            Want::Nothing
+        };
         output = step(runner, slot, chunk.to_vec(), want)?;
     }
     loop {
         let id = match &output {
             SpanOutput::Token(id) => *id,
-            SpanOutput::Logits(logits) => sampler.sample(logits),
+            SpanOutput::Logits(logits) => sampler.sample(logits).ok_or_else(|| {
+                Error::Request(
+                    "the model's logits are no numbers: its weights are broken, or too large for this element type; try --dtype f32"
+                        .into(),
+                )
+            })?,
             SpanOutput::Nothing => return Err(Error::Stopped("a step gave nothing".into())),
         };
         timings.generated_tokens += 1;

@@ -94,15 +94,17 @@ impl Model {
             Err(error) => return Err(Error::Template(Arc::clone(error))),
         };
         let tokenizer = &self.inner.tokenizer;
-        let guarded = messages
-            .iter()
-            .map(|message| guard(serde_json::to_value(message).unwrap_or_default(), tokenizer))
+        // In the template's own form first: what is decoded or joined later would not be guarded.
+        let guarded = template
+            .prepare(messages)?
+            .into_iter()
+            .map(|message| guard(message, tokenizer))
             .collect::<Result<Vec<_>>>()?;
         let options = template::Options {
             add_generation_prompt: true,
             ..template::Options::default()
         };
-        let text = template.render(&guarded, &options)?;
+        let text = template.render_as_is(&guarded, &options)?;
         Ok(tokenizer.encode_with_bos(&text, Specials::Guarded)?)
     }
 

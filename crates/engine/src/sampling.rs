@@ -88,31 +88,31 @@ impl Sampler {
         }
     }
 
-    /// The next token for `logits [vocab]`. NaN is never chosen unless nothing else is there.
-    pub fn sample(&mut self, logits: &[f32]) -> u32 {
+    /// The next token for `logits [vocab]`, or `None` when none of them is a number: NaN is never
+    /// chosen.
+    pub fn sample(&mut self, logits: &[f32]) -> Option<u32> {
+        let best = argmax(logits)?;
         if self.params.is_greedy() {
-            return argmax(logits);
+            return Some(best);
         }
-        let scale = 1.0 / self.params.temperature;
         self.candidates.clear();
         self.candidates.extend(
             logits
                 .iter()
                 .enumerate()
                 .filter(|(_, v)| !v.is_nan())
-                .map(|(i, v)| (v * scale, i as u32)),
+                .map(|(i, v)| (*v, i as u32)),
         );
         let kept = match self.params.top_k {
             0 => self.candidates.len(),
             k => k.min(self.candidates.len()),
         };
         keep_largest(&mut self.candidates, kept);
-        let Some(max) = self.candidates.iter().map(|c| c.0).reduce(f32::max) else {
-            return argmax(logits);
-        };
+        let max = logits.get(best as usize).copied().unwrap_or_default();
         let mut total = 0.0f64;
         for c in &mut self.candidates {
-            c.0 = (c.0 - max).exp();
+            // The difference first: a small temperature must not overflow it.
+            c.0 = ((c.0 - max) / self.params.temperature).exp();
             total += f64::from(c.0);
         }
         if self.params.top_p < 1.0 {
@@ -130,12 +130,10 @@ impl Sampler {
         for c in &self.candidates {
             left -= f64::from(c.0);
             if left < 0.0 {
-                return c.1;
+                return Some(c.1);
             }
         }
-        self.candidates
-            .last()
-            .map_or_else(|| argmax(logits), |c| c.1)
+        Some(self.candidates.last().map_or(best, |c| c.1))
     }
 
     /// Keeps the most likely candidates whose weights reach `top_p` of `total`, at least one; gives
@@ -184,12 +182,12 @@ fn keep_largest(candidates: &mut Vec<(f32, u32)>, k: usize) {
     }
 }
 
-/// Position of the largest value, the lowest among equals.
-fn argmax(values: &[f32]) -> u32 {
-    let mut best = (f32::NEG_INFINITY, 0);
+/// Position of the largest value, the lowest among equals; `None` when all are NaN or minus infinity.
+fn argmax(values: &[f32]) -> Option<u32> {
+    let mut best = (f32::NEG_INFINITY, None);
     for (i, &v) in values.iter().enumerate() {
         if v > best.0 {
-            best = (v, i as u32);
+            best = (v, Some(i as u32));
         }
     }
     best.1

@@ -86,20 +86,55 @@ pub(crate) fn find_template(
     Ok(source.and_then(compile).map_err(Arc::new))
 }
 
-/// Marks the names of control tokens in every text of a message.
+/// Marks the names of control tokens in every text of a message that is ready to be rendered, and in
+/// the names of its fields.
 pub(crate) fn guard(value: Value, tokenizer: &Tokenizer) -> Result<Value> {
     Ok(match value {
         Value::String(text) => Value::String(tokenizer.guard(&text)?.into_owned()),
-        Value::Array(items) => items
-            .into_iter()
-            .map(|item| guard(item, tokenizer))
-            .collect::<Result<_>>()?,
+        Value::Array(items) => {
+            let items = items
+                .into_iter()
+                .map(|item| guard(item, tokenizer))
+                .collect::<Result<_>>()?;
+            Value::Array(guard_borders(items, tokenizer)?)
+        }
         Value::Object(fields) => fields
             .into_iter()
-            .map(|(key, field)| Ok((key, guard(field, tokenizer)?)))
+            .map(|(key, field)| {
+                let key = tokenizer.guard(&key)?.into_owned();
+                Ok((key, guard(field, tokenizer)?))
+            })
             .collect::<Result<_>>()?,
         other => other,
     })
+}
+
+/// Marks names that begin in one part of a message and end in a later one: templates print parts
+/// side by side.
+fn guard_borders(mut parts: Vec<Value>, tokenizer: &Tokenizer) -> Result<Vec<Value>> {
+    let text_of = |part: &Value| part.get("text").and_then(Value::as_str).map(str::to_owned);
+    let texts: Vec<Option<String>> = parts.iter().map(text_of).collect();
+    let joined: String = texts.iter().flatten().map(String::as_str).collect();
+    if texts.iter().flatten().count() < 2 {
+        return Ok(parts);
+    }
+    let guarded = tokenizer.guard_more(&joined)?;
+    let mut rest = guarded.chars().peekable();
+    for (part, text) in parts.iter_mut().zip(texts) {
+        let Some(text) = text else { continue };
+        let mut own = String::with_capacity(text.len());
+        for letter in text.chars() {
+            // Marks that are new stand before letters of the text.
+            while let Some(mark) = rest.next_if(|&c| c != letter) {
+                own.push(mark);
+            }
+            own.extend(rest.next());
+        }
+        if let Some(place) = part.get_mut("text") {
+            *place = own.into();
+        }
+    }
+    Ok(parts)
 }
 
 /// The vocabulary as a GGUF file keeps it.

@@ -73,13 +73,22 @@ pub(crate) fn read(m: &GgufMetadata) -> Result<Map<String, Value>> {
         let factor = rotary as f64 / head_dim.max(1) as f64;
         json.insert("partial_rotary_factor".into(), json!(factor));
     }
-    match m.optional_str(&key("rope.scaling.type"))? {
-        None | Some("none") => {}
-        Some(kind) => {
-            let factor = m.optional_f32(&key("rope.scaling.factor"))?;
-            let scaling = json!({"rope_type": kind, "factor": factor.map(f64::from)});
-            json.insert("rope_scaling".into(), scaling);
+    let kind = m.optional_str(&key("rope.scaling.type"))?;
+    // The first files have the factor under another key, and no kind.
+    let factor = match m.optional_f32(&key("rope.scaling.factor"))? {
+        None => m.optional_f32(&key("rope.scale_linear"))?,
+        factor => factor,
+    };
+    let stretched = factor.is_some_and(|factor| factor != 0.0 && factor != 1.0);
+    if kind != Some("none") && (kind.is_some() || stretched) {
+        if m.has_tensor("rope_freqs.weight") && stretched {
+            return Err(m.config_error(
+                "rope.scaling.factor and rope_freqs.weight both stretch RoPE; only one of them can be meant",
+            ));
         }
+        let kind = kind.unwrap_or("linear");
+        let scaling = json!({"rope_type": kind, "factor": factor.map(f64::from)});
+        json.insert("rope_scaling".into(), scaling);
     }
     json.insert(
         "tie_word_embeddings".into(),

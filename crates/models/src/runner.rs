@@ -416,13 +416,13 @@ impl<B: Backend> ModelRunner for Runner<B> {
     }
 }
 
-/// Position of the largest value, the lowest among equals.
+/// Position of the largest value, the lowest among equals; NaN is never it.
 fn argmax(values: &[f32]) -> u32 {
-    let mut best = 0;
+    let mut best = (f32::NEG_INFINITY, 0);
     for (i, v) in values.iter().enumerate() {
-        if *v > values[best] {
-            best = i;
+        if *v > best.0 {
+            best = (*v, i as u32);
         }
     }
-    best as u32
+    best.1
 }

@@ -85,7 +85,12 @@ pub fn failure(error: &anyhow::Error) -> ExitCode {
     let code = match error.downcast_ref::<biplane::Error>() {
         Some(biplane::Error::Hub(hub)) if hub.is_not_found() => 2,
         Some(biplane::Error::Hub(hub)) if hub.is_gated() => 3,
-        Some(biplane::Error::Backend(biplane::BackendError::OutOfMemory { .. })) => 4,
+        Some(
+            biplane::Error::Backend(biplane::BackendError::OutOfMemory { .. })
+            | biplane::Error::Model(biplane::ModelError::Backend(
+                biplane::BackendError::OutOfMemory { .. },
+            )),
+        ) => 4,
         _ => 1,
     };
     ExitCode::from(code)

@@ -18,11 +18,11 @@ pub(super) const GGUF_PY: [(GgmlKind, u64); 10] = [
 
 /// What gguf-py's `quantize` gives for the values of the tests of [`super::quantize_ggml`].
 pub(super) const GGUF_PY_WRITES: [(GgmlKind, u64); 5] = [
-    (GgmlKind::Q4_0, 0x43e6_0f93_fd46_c9ba),
-    (GgmlKind::Q4_1, 0xa5e8_bf86_30b8_904a),
-    (GgmlKind::Q5_0, 0x1477_470e_2428_c3a1),
-    (GgmlKind::Q5_1, 0xac6c_109e_b1a3_759b),
-    (GgmlKind::Q8_0, 0x68d0_0ed2_db4c_2528),
+    (GgmlKind::Q4_0, 0xb919_a45f_8973_ba7c),
+    (GgmlKind::Q4_1, 0x83b8_4df2_ae64_a7ba),
+    (GgmlKind::Q5_0, 0xb65b_27e4_7be6_f796),
+    (GgmlKind::Q5_1, 0xb9fd_5d6a_a165_ba5b),
+    (GgmlKind::Q8_0, 0xced7_8098_d84c_b204),
 ];
 
 /// FNV-1a of codes, scales, biases and dequantized values that MLX 0.32 gives for `quantize` and

@@ -78,27 +78,32 @@ pub fn set_threads(n: usize) {
 
 /// Calls `f` with every number below `tasks`, on all threads; returns when all calls have.
 ///
-/// From inside a task, or while another thread's job runs, the caller does all of it itself. A panic
-/// in a task reaches the caller after the tasks that run have ended; the unclaimed ones are dropped.
+/// From inside a task the caller does all of it itself; while another thread's job runs it begins by
+/// itself, and shares what is left when that job has ended. A panic in a task reaches the caller after the tasks that run have ended; the unclaimed ones are dropped.
 pub fn parallel_for(tasks: usize, f: impl Fn(usize) + Sync) {
-    if tasks > 1 && threads() > 1 {
-        let guard = match pool().try_lock() {
-            Ok(guard) => Some(guard),
-            Err(std::sync::TryLockError::Poisoned(e)) => Some(e.into_inner()),
-            Err(std::sync::TryLockError::WouldBlock) => None,
-        };
-        if let Some(mut guard) = guard {
-            let panic = guard
-                .get_or_insert_with(|| Pool::start(threads() - 1))
-                .run(tasks, &f);
-            drop(guard);
-            if let Some(panic) = panic {
-                resume_unwind(panic);
-            }
+    for first in 0..tasks {
+        if tasks - first > 1 && threads() > 1 && share(tasks - first, &|i| f(first + i)) {
             return;
         }
+        f(first);
     }
-    (0..tasks).for_each(f);
+}
+
+/// Runs a job on the pool, if no other is running there.
+fn share(tasks: usize, f: &(impl Fn(usize) + Sync)) -> bool {
+    let mut guard = match pool().try_lock() {
+        Ok(guard) => guard,
+        Err(std::sync::TryLockError::Poisoned(e)) => e.into_inner(),
+        Err(std::sync::TryLockError::WouldBlock) => return false,
+    };
+    let panic = guard
+        .get_or_insert_with(|| Pool::start(threads() - 1))
+        .run(tasks, f);
+    drop(guard);
+    if let Some(panic) = panic {
+        resume_unwind(panic);
+    }
+    true
 }
 
 fn default_threads() -> usize {

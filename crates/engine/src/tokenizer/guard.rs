@@ -16,16 +16,24 @@ const PASSES: usize = 16;
 impl Tokenizer {
     /// Marks the control tokens' names in a user's text, so that
     /// [`Specials::Guarded`](super::Specials::Guarded) takes them for text. Apply it to each text
-    /// before the chat template renders it; parts that the template puts side by side must be
-    /// joined first. The mark is U+FDD0; one in the text itself becomes U+FFFD.
+    /// before the chat template renders it; names may also span parts that the template puts side by
+    /// side. The mark is U+FDD0; one in the text itself becomes U+FFFD.
     ///
     /// # Errors
     /// [`Error::Encode`] when the tokenizer's own rules fail on the text.
     pub fn guard<'t>(&self, text: &'t str) -> Result<Cow<'t, str>> {
-        let mut text = match text.contains(MARK) {
-            true => Cow::Owned(text.replace(MARK, "\u{FFFD}")),
-            false => Cow::Borrowed(text),
-        };
+        match text.contains(MARK) {
+            true => {
+                let clean = text.replace(MARK, "\u{FFFD}");
+                Ok(Cow::Owned(self.guard_more(&clean)?.into_owned()))
+            }
+            false => self.guard_more(text),
+        }
+    }
+
+    /// As [`Self::guard`], for a text that may be marked already.
+    pub(crate) fn guard_more<'t>(&self, text: &'t str) -> Result<Cow<'t, str>> {
+        let mut text = Cow::Borrowed(text);
         for _ in 0..PASSES {
             let places = caught(|| Ok(self.mark_places(&text))).map_err(Error::Encode)?;
             if places.is_empty() {

@@ -90,9 +90,14 @@ pub(super) const KINDS: &[(&[&str], Cuts, bool)] = &[
 ];
 
 /// The pre-tokenizer of that name, and whether the model takes whole words first. No name means an
-/// old file, which is GPT-2's.
+/// old file: which cuts its model was trained with is not known.
 pub(super) fn byte_level(name: Option<&str>) -> Result<(PreTokenizerWrapper, bool)> {
-    let name = name.unwrap_or("gpt-2");
+    let name = name.unwrap_or_else(|| {
+        tracing::warn!(
+            "the GGUF file does not name its pre-tokenizer: texts may be cut otherwise than the model learnt; use a newer conversion of it"
+        );
+        "default"
+    });
     let Some((_, cuts, whole_words)) = KINDS.iter().find(|(names, ..)| names.contains(&name))
     else {
         let known: Vec<&str> = KINDS

@@ -41,10 +41,8 @@ impl Sums {
     ) -> Self {
         let mut sums = Self::default();
         for (&x, &w) in x.iter().zip(weights) {
-            // One lane of all arrays at once.
-            #[allow(clippy::needless_range_loop)]
-            for lane in 0..LANES {
-                let q = nearest(x * steps[lane]).clamp(low, high);
+            for (lane, &step) in steps.iter().enumerate() {
+                let q = nearest(x * step).clamp(low, high);
                 sums.q[lane] += w * q;
                 sums.qq[lane] += w * q * q;
                 sums.qx[lane] += w * q * x;

@@ -60,6 +60,10 @@ fn uneven(seed: u64, n: usize) -> Vec<f32> {
     values
 }
 
+fn times(values: &[f32], by: f32) -> Vec<f32> {
+    values.iter().map(|v| v * by).collect()
+}
+
 /// Sixteen blocks: magnitudes from 2^-26 to 2^14, then zeros, one value throughout, the largest value
 /// with both signs, and values halfway between two codes.
 fn golden_values() -> Vec<f32> {
@@ -72,8 +76,8 @@ fn golden_values() -> Vec<f32> {
                 11 => 0.0,
                 12 => -0.7,
                 13 => [-1.5, 1.5][i % 2],
-                14 => f32::from(whole as i8 >> 1) / 2.0,
-                _ => f32::from(whole % 32) / 2.0 - 3.0,
+                14 => [127.0, f32::from(whole as i8) / 2.0][i.min(1)],
+                _ => [-3.0, 12.0, f32::from(whole % 31) / 2.0 - 3.0][i.min(2)],
             };
         }
     }
@@ -93,16 +97,16 @@ fn errors_are_as_small_as_a_good_search_makes_them() {
     // Half a percent above what was measured; llama.cpp's reference gives the K kinds of Gaussian
     // values 0.297, 0.151, 0.0714, 0.0361 and 0.0178.
     let most = [
-        (GgmlKind::Q4_0, [0.0864, 0.1299, 0.0912]),
-        (GgmlKind::Q4_1, [0.0787, 0.0978, 0.0789]),
-        (GgmlKind::Q5_0, [0.0430, 0.0667, 0.0455]),
-        (GgmlKind::Q5_1, [0.0381, 0.0476, 0.0382]),
-        (GgmlKind::Q8_0, [0.0054, 0.0085, 0.0058]),
-        (GgmlKind::Q2K, [0.2881, 0.3336, 0.2698]),
-        (GgmlKind::Q3K, [0.1485, 0.1893, 0.1443]),
-        (GgmlKind::Q4K, [0.0719, 0.0910, 0.0727]),
-        (GgmlKind::Q5K, [0.0359, 0.0452, 0.0364]),
-        (GgmlKind::Q6K, [0.0177, 0.0257, 0.0175]),
+        (GgmlKind::Q4_0, [0.08638, 0.12984, 0.09119]),
+        (GgmlKind::Q4_1, [0.07863, 0.09775, 0.07883]),
+        (GgmlKind::Q5_0, [0.04293, 0.06662, 0.04548]),
+        (GgmlKind::Q5_1, [0.03801, 0.04752, 0.03818]),
+        (GgmlKind::Q8_0, [0.00537, 0.00844, 0.00572]),
+        (GgmlKind::Q2K, [0.28807, 0.33354, 0.26977]),
+        (GgmlKind::Q3K, [0.14849, 0.18927, 0.14422]),
+        (GgmlKind::Q4K, [0.07187, 0.09096, 0.07269]),
+        (GgmlKind::Q5K, [0.03590, 0.04513, 0.03638]),
+        (GgmlKind::Q6K, [0.01766, 0.02569, 0.01745]),
     ];
     let n = 128 * 1024;
     let sets = [gaussian(1, n), heavy_tailed(2, n), uneven(3, n)];
@@ -145,11 +149,11 @@ fn zeros_and_constants_come_back() {
     for kind in GgmlKind::ALL {
         let zeros = read_back(&[0.0; 512], kind);
         assert!(zeros.iter().all(|&v| v == 0.0), "{}", kind.name());
-        for constant in [0.7f32, -0.7, 0.05, -300.0] {
+        for constant in [0.7f32, -0.7, 40.0, -300.0] {
             for back in read_back(&[constant; 512], kind) {
-                // The smallest scales are f16 numbers of few digits.
+                // f16 rounds the scale by at most 2^-11.
                 let error = (back / constant - 1.0).abs();
-                assert!(error < 3e-3, "{}: {constant} as {back}", kind.name());
+                assert!(error < 6e-4, "{}: {constant} as {back}", kind.name());
             }
         }
     }
@@ -158,14 +162,16 @@ fn zeros_and_constants_come_back() {
 #[test]
 fn nearly_constant_groups_do_not_upset_the_fit() {
     // Their codes are all the same, and the equations of the fit singular.
-    let noise = values(4, 512);
-    for kind in GgmlKind::ALL {
-        for (center, noise_scale) in [(5.0, 1e-3), (5.0, 1e-6), (-5.0, 1e-3), (-5.0, 1e-6)] {
-            let mut x: Vec<f32> = noise.iter().map(|v| center + v * noise_scale).collect();
-            for offset in [0.0, -1e-3] {
-                x[17] = offset;
-                let error = relative_error(&x, kind);
-                assert!(error < 0.05, "{} of {center}: {error}", kind.name());
+    for seed in 0..32 {
+        let noise = values(seed, 512);
+        for kind in GgmlKind::ALL {
+            for (center, by) in [(5.0, 0.03), (5.0, 1e-3), (5.0, 1e-6), (-5.0, 1e-3)] {
+                let mut x: Vec<f32> = noise.iter().map(|v| center + v * by).collect();
+                for other in [center, 0.0, -1e-5] {
+                    x[17] = other;
+                    let error = relative_error(&x, kind);
+                    assert!(error < 0.02, "{} of {center}: {error}", kind.name());
+                }
             }
         }
     }
@@ -174,14 +180,15 @@ fn nearly_constant_groups_do_not_upset_the_fit() {
 #[test]
 fn tiny_values_keep_what_f16_scales_can_hold() {
     for kind in GgmlKind::ALL {
-        let scaled = |by: f32| -> Vec<f32> { gaussian(7, 512).iter().map(|v| v * by).collect() };
+        let scaled = |by: f32| times(&gaussian(7, 512), by);
         if kind.block_len() == 256 {
             // The block's scale is rounded up to the smallest there is.
             let error = relative_error(&scaled(2.0f32.powi(-18)), kind);
             assert!(error < 0.5, "{}: {error}", kind.name());
         }
         for by in [2.0f32.powi(-30), 1e-30, f32::MIN_POSITIVE, 1e-42] {
-            for (v, back) in scaled(by).iter().zip(read_back(&scaled(by), kind)) {
+            let x = scaled(by);
+            for (v, back) in x.iter().zip(read_back(&x, kind)) {
                 assert!((v - back).abs() < 2e-7, "{}: {v} as {back}", kind.name());
             }
         }
@@ -199,7 +206,7 @@ fn a_scale_beyond_f16_is_an_error_that_names_what_to_do() {
         error.to_string()
     };
     for kind in GgmlKind::ALL {
-        assert!(relative_error(&gaussian(9, 512).map_by(15_000.0), kind) < 0.4);
+        assert!(relative_error(&times(&gaussian(9, 512), 15_000.0), kind) < 0.4);
         for largest in [-2.9e8, 1e20, f32::MAX] {
             let message = message(largest, kind);
             assert!(message.contains("in row 1"), "{message}");
@@ -238,17 +245,6 @@ fn rows_of_no_whole_number_of_blocks_are_errors() {
     assert_eq!(out[1..], written(&x, GgmlKind::Q4K));
 }
 
-trait MapBy {
-    fn map_by(self, by: f32) -> Self;
-}
-
-impl MapBy for Vec<f32> {
-    fn map_by(mut self, by: f32) -> Self {
-        self.iter_mut().for_each(|v| *v *= by);
-        self
-    }
-}
-
 proptest! {
     #[test]
     fn any_values_are_written_near_or_refused(
@@ -264,7 +260,7 @@ proptest! {
         ),
         exponent in -40i32..40,
     ) {
-        let values = values.map_by(2.0f32.powi(exponent));
+        let values = times(&values, 2.0f32.powi(exponent));
         let mut out = vec![9];
         let result = quantize_ggml(&values, 256, kind, &mut out);
         let largest = values.iter().fold(0.0f32, |a, v| a.max(v.abs()));
@@ -279,8 +275,9 @@ proptest! {
             let back = dequantized(&ggml(kind, [2, 256], &out[1..]));
             for (v, back) in values.chunks(256).zip(back.chunks(256)) {
                 let largest = v.iter().fold(0.0f32, |a, v| a.max(v.abs()));
-                // The smallest step of an f16 scale, times the largest code.
-                let near = 2.0 * largest / 2.0f32.powi(i32::from(kind.spec().bits) - 1) + 1e-5;
+                // The smallest scales are off by up to 2^-25, times 127.
+                let step = largest / 2.0f32.powi(i32::from(kind.spec().bits) - 1);
+                let near = 2.0 * step + 4e-6;
                 for (v, back) in v.iter().zip(back) {
                     prop_assert!((v - back).abs() <= near, "{}: {} as {}", kind.name(), v, back);
                 }
