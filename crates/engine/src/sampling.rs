@@ -209,7 +209,7 @@ mod tests {
         let mut sampler = Sampler::new(params);
         let mut counts = vec![0; logits.len()];
         for _ in 0..n {
-            counts[sampler.sample(logits) as usize] += 1;
+            counts[sampler.sample(logits).unwrap() as usize] += 1;
         }
         counts
     }
@@ -282,5 +282,19 @@ mod tests {
         assert!(with(|p| p.top_p = 1.5).validate().is_err());
         assert!(with(|p| p.min_p = -0.1).validate().is_err());
         assert!(with(|_| {}).validate().is_ok());
+    }
+
+    #[test]
+    fn tiny_temperatures_take_the_best_and_nan_is_never_taken() {
+        for temperature in [1e-38, 1e-30, 1e-6] {
+            let mut s = Sampler::new(with(|p| p.temperature = temperature));
+            assert_eq!(s.sample(&[1.0, f32::NAN, 3.0, 2.0]), Some(2));
+        }
+        let mut s = Sampler::new(with(|p| p.temperature = 1.0));
+        assert_eq!(s.sample(&[f32::NAN; 3]), None);
+        assert_eq!(
+            Sampler::new(SamplingParams::default()).sample(&[f32::NAN; 2]),
+            None
+        );
     }
 }
