@@ -45,7 +45,7 @@ pub trait Architecture: 'static {
     /// A reason, to be reported with the file's path.
     fn config(json: &Value) -> Result<Self::Config, String>;
 
-    /// Completes the `config.json` that [`crate::gguf_config`] reads out of a GGUF header, where the
+    /// Completes the `config.json` that `gguf_config` reads out of a GGUF header, where the
     /// architecture has keys of its own, or values that GGUF leaves out.
     ///
     /// # Errors
