@@ -90,44 +90,50 @@ impl GgufNames {
 
     /// The name in a GGUF file of the tensor with this full Hugging Face name.
     pub fn to_gguf(&self, hf: &str) -> Option<(String, GgufFix)> {
-        let (stem, kind) = hf.rsplit_once('.')?;
-        let (layer, stem) = match stem.strip_prefix(HF_LAYERS) {
-            Some(rest) => {
-                let (layer, stem) = rest.split_once('.')?;
-                (Some(layer), stem)
-            }
-            None => (None, stem),
-        };
-        let pair = self
-            .pairs
-            .iter()
-            .find(|p| p.hf == stem && p.in_layer == layer.is_some())?;
-        let name = match layer {
-            Some(layer) => format!("{GGUF_LAYERS}{layer}.{}.{kind}", pair.gguf),
-            None => format!("{}.{kind}", pair.gguf),
-        };
-        Some((name, pair.fix))
+        let name = Name::parse(hf, HF_LAYERS)?;
+        let pair = self.find(|p| p.hf == name.stem && p.in_layer == name.layer.is_some())?;
+        Some((name.with(GGUF_LAYERS, pair.gguf), pair.fix))
     }
 
     /// The full Hugging Face name of a GGUF file's tensor.
     pub fn from_gguf(&self, gguf: &str) -> Option<(String, GgufFix)> {
-        let (stem, kind) = gguf.rsplit_once('.')?;
-        let (layer, stem) = match stem.strip_prefix(GGUF_LAYERS) {
+        let name = Name::parse(gguf, GGUF_LAYERS)?;
+        let pair = self.find(|p| p.gguf == name.stem && p.in_layer == name.layer.is_some())?;
+        Some((name.with(HF_LAYERS, pair.hf), pair.fix))
+    }
+
+    fn find(&self, matches: impl Fn(&Pair) -> bool) -> Option<&Pair> {
+        self.pairs.iter().find(|pair| matches(pair))
+    }
+}
+
+/// A tensor's name in its parts: `LAYERS` `layer` `.` `stem` `.` `kind`, outside of layers only the
+/// last two.
+struct Name<'a> {
+    layer: Option<&'a str>,
+    stem: &'a str,
+    kind: &'a str,
+}
+
+impl<'a> Name<'a> {
+    fn parse(name: &'a str, layers: &str) -> Option<Self> {
+        let (stem, kind) = name.rsplit_once('.')?;
+        let (layer, stem) = match stem.strip_prefix(layers) {
             Some(rest) => {
                 let (layer, stem) = rest.split_once('.')?;
                 (Some(layer), stem)
             }
             None => (None, stem),
         };
-        let pair = self
-            .pairs
-            .iter()
-            .find(|p| p.gguf == stem && p.in_layer == layer.is_some())?;
-        let name = match layer {
-            Some(layer) => format!("{HF_LAYERS}{layer}.{}.{kind}", pair.hf),
-            None => format!("{}.{kind}", pair.hf),
-        };
-        Some((name, pair.fix))
+        Some(Name { layer, stem, kind })
+    }
+
+    /// The same layer and kind under another stem.
+    fn with(&self, layers: &str, stem: &str) -> String {
+        match self.layer {
+            Some(layer) => format!("{layers}{layer}.{stem}.{}", self.kind),
+            None => format!("{stem}.{}", self.kind),
+        }
     }
 }
 

@@ -29,6 +29,7 @@ mod runner;
 mod source;
 mod stablelm;
 mod step;
+mod stored;
 mod weights;
 
 pub use convert::{ConvertRequest, Converted, OutputFormat, convert};

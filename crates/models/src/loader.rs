@@ -4,11 +4,7 @@ use std::cell::Cell;
 
 use biplane_backend::{Backend, DType, WeightMatrix};
 
-use crate::{
-    Result,
-    isq::IsqPlan,
-    source::{Source, Stored},
-};
+use crate::{Result, isq::IsqPlan, source::Source, stored::Stored};
 
 /// What loading has in common over all of a model's tensors.
 pub(crate) struct Loader<'a, B: Backend> {

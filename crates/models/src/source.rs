@@ -1,6 +1,6 @@
 //! A checkpoint under Hugging Face's names, whatever its format: what loading and converting share.
 
-use std::{borrow::Cow, cell::RefCell, collections::HashSet, ops::Range};
+use std::{borrow::Cow, cell::RefCell, collections::HashSet};
 
 use biplane_backend::{AffineSpec, DType, PackedLayout, PackedMatrix};
 
@@ -9,6 +9,7 @@ use crate::{
     checkpoint::{Checkpoint, RawKind, RawTensor},
     gguf_names::{GgufFix, GgufNames},
     quantization::Quantization,
+    stored::{Stored, StoredLayout},
 };
 
 /// How the checkpoint spells the names that a model asks for.
@@ -59,116 +60,6 @@ impl Wrapper {
                     .strip_prefix("language_model.")
                     .map(|rest| format!("model.{rest}").into()),
                 None => Some(name.into()),
-            },
-        }
-    }
-}
-
-/// A weight matrix as the checkpoint stores it, rows in Hugging Face's order.
-#[derive(Debug)]
-pub(crate) struct Stored<'a> {
-    /// The name in the file.
-    pub name: Cow<'a, str>,
-    pub shape: [usize; 2],
-    layout: StoredLayout<'a>,
-}
-
-#[derive(Debug)]
-enum StoredLayout<'a> {
-    Dense {
-        dtype: DType,
-        bytes: Cow<'a, [u8]>,
-    },
-    Affine {
-        codes: &'a [u8],
-        scales: &'a [u8],
-        biases: &'a [u8],
-        scale_dtype: DType,
-        spec: AffineSpec,
-    },
-    Ggml {
-        kind: biplane_backend::GgmlKind,
-        blocks: Cow<'a, [u8]>,
-    },
-}
-
-impl Stored<'_> {
-    pub fn packed(&self) -> PackedMatrix<'_> {
-        PackedMatrix {
-            name: &self.name,
-            shape: self.shape,
-            layout: match &self.layout {
-                StoredLayout::Dense { dtype, bytes } => PackedLayout::Dense {
-                    dtype: *dtype,
-                    bytes,
-                },
-                StoredLayout::Affine {
-                    codes,
-                    scales,
-                    biases,
-                    scale_dtype,
-                    spec,
-                } => PackedLayout::Affine {
-                    codes,
-                    scales,
-                    biases,
-                    scale_dtype: *scale_dtype,
-                    bits: spec.bits,
-                    group_size: spec.group_size,
-                },
-                StoredLayout::Ggml { kind, blocks } => PackedLayout::Ggml {
-                    kind: *kind,
-                    blocks,
-                },
-            },
-        }
-    }
-
-    pub fn size_in_bytes(&self) -> usize {
-        match &self.layout {
-            StoredLayout::Dense { bytes, .. } => bytes.len(),
-            StoredLayout::Ggml { blocks, .. } => blocks.len(),
-            StoredLayout::Affine {
-                codes,
-                scales,
-                biases,
-                ..
-            } => codes.len() + scales.len() + biases.len(),
-        }
-    }
-
-    /// Some rows as a matrix of their own: parts of a fused projection.
-    pub fn rows(&self, rows: Range<usize>) -> Stored<'_> {
-        let all = self.shape[0].max(1);
-        let part = |bytes: &'_ [u8]| {
-            let row = bytes.len() / all;
-            rows.start * row..rows.end * row
-        };
-        Stored {
-            name: Cow::Borrowed(&self.name),
-            shape: [rows.len(), self.shape[1]],
-            layout: match &self.layout {
-                StoredLayout::Dense { dtype, bytes } => StoredLayout::Dense {
-                    dtype: *dtype,
-                    bytes: Cow::Borrowed(&bytes[part(bytes)]),
-                },
-                StoredLayout::Affine {
-                    codes,
-                    scales,
-                    biases,
-                    scale_dtype,
-                    spec,
-                } => StoredLayout::Affine {
-                    codes: &codes[part(codes)],
-                    scales: &scales[part(scales)],
-                    biases: &biases[part(biases)],
-                    scale_dtype: *scale_dtype,
-                    spec: *spec,
-                },
-                StoredLayout::Ggml { kind, blocks } => StoredLayout::Ggml {
-                    kind: *kind,
-                    blocks: Cow::Borrowed(&blocks[part(blocks)]),
-                },
             },
         }
     }
@@ -455,40 +346,36 @@ impl<'a> Source<'a> {
 
 /// Puts `rows` interleaved rows in order; `None` when they do not divide as the fix says.
 fn undo(fix: GgufFix, bytes: &[u8], rows: usize) -> Option<Cow<'_, [u8]>> {
-    let GgufFix::Interleaved { heads } = fix else {
-        return Some(Cow::Borrowed(bytes));
-    };
-    if rows == 0 || heads == 0 || !rows.is_multiple_of(2 * heads) {
-        return None;
-    }
-    let row = bytes.len() / rows;
-    let half = rows / heads / 2;
-    let mut out = Vec::with_capacity(bytes.len());
-    for head in bytes.chunks_exact(2 * half * row) {
-        for parity in 0..2 {
-            for i in 0..half {
-                let at = (2 * i + parity) * row;
-                out.extend_from_slice(&head[at..at + row]);
-            }
+    match fix {
+        GgufFix::Interleaved { heads } => {
+            permute(bytes, rows, heads, |i, half| 2 * (i % half) + i / half).map(Cow::Owned)
         }
+        _ => Some(Cow::Borrowed(bytes)),
     }
-    Some(Cow::Owned(out))
 }
 
 /// Interleaves rows as GGUF's converters do: undone by [`undo`].
 pub(crate) fn interleave(bytes: &[u8], rows: usize, heads: usize) -> Option<Vec<u8>> {
-    if rows == 0 || heads == 0 || !rows.is_multiple_of(2 * heads) {
+    permute(bytes, rows, heads, |i, half| i % 2 * half + i / 2)
+}
+
+/// Puts row `from(i, half)` of each head at `i`; `half` is half of a head's rows.
+fn permute(
+    bytes: &[u8],
+    rows: usize,
+    heads: usize,
+    from: impl Fn(usize, usize) -> usize,
+) -> Option<Vec<u8>> {
+    if heads == 0 || rows == 0 || !rows.is_multiple_of(2 * heads) || bytes.len() < rows {
         return None;
     }
     let row = bytes.len() / rows;
     let half = rows / heads / 2;
     let mut out = Vec::with_capacity(bytes.len());
     for head in bytes.chunks_exact(2 * half * row) {
-        for i in 0..half {
-            for parity in 0..2 {
-                let at = (parity * half + i) * row;
-                out.extend_from_slice(&head[at..at + row]);
-            }
+        for i in 0..2 * half {
+            let at = from(i, half) * row;
+            out.extend_from_slice(&head[at..at + row]);
         }
     }
     Some(out)
@@ -507,6 +394,8 @@ mod tests {
         assert_eq!(interleave(&ordered, 8, 2).unwrap(), rows);
         assert!(undo(GgufFix::Interleaved { heads: 3 }, &rows, 8).is_none());
         assert!(undo(GgufFix::Interleaved { heads: 0 }, &rows, 8).is_none());
+        // A file may hold rows without elements.
+        assert!(undo(fix, &[], 8).is_none());
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::{
     gguf_names::GgufFix,
     layers::{Embedding, LayerNorm, Linear, RmsNorm},
     loader::Loader,
-    source::Stored,
+    stored::Stored,
 };
 
 /// Weights under one prefix of names.

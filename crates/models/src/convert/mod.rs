@@ -5,6 +5,7 @@
 
 mod config;
 mod exact;
+mod form;
 mod plan;
 
 use std::path::Path;
