@@ -52,6 +52,62 @@ fn chunked_is_whole(backend: BackendKind, r: &mut dyn ModelRunner) {
     }
 }
 
+fn exported_is_imported(backend: BackendKind, r: &mut dyn ModelRunner) {
+    let slot = r.open().unwrap();
+    step(r, slot, &prompt(1, 47), Want::Nothing);
+    let bytes = r.export(slot).unwrap();
+    let copy = r.import(&bytes, 47).unwrap();
+    assert_eq!(r.len(copy), 47);
+    let next = |r: &mut dyn ModelRunner, slot| logits(step(r, slot, &[7, 8], Want::LastLogits));
+    assert_same(backend, &next(r, copy), &next(r, slot));
+    for (bytes, len) in [
+        (&bytes[..bytes.len() - 1], 47),
+        (&bytes[..9], 47),
+        (&[bytes.as_slice(), &[0]].concat()[..], 47),
+        (&bytes[..], 48),
+    ] {
+        let error = r.import(bytes, len).unwrap_err().to_string();
+        assert!(error.contains("stored KV cache"), "{error}");
+    }
+}
+
+fn hidden_states_lead_to_the_logits(backend: BackendKind, r: &mut dyn ModelRunner) {
+    let ids = prompt(2, 9);
+    let slots = [r.open().unwrap(), r.open().unwrap()];
+    let spans = [Want::Hidden, Want::LastLogits].into_iter().zip(slots);
+    let spans = spans.map(|(want, slot)| SpanPlan {
+        slot,
+        tokens: ids.clone(),
+        want,
+    });
+    let plan = StepPlan {
+        spans: spans.collect(),
+    };
+    let [SpanOutput::Hidden(hidden), SpanOutput::Logits(last)] = &r.step(&plan).unwrap()[..] else {
+        panic!("expected hidden states and logits");
+    };
+    assert_eq!(hidden.len(), 9 * r.info().hidden_size);
+    assert!(hidden.iter().all(|x| x.is_finite()) && hidden.iter().any(|x| *x != 0.0));
+    assert_same(backend, last, &last_logits(r, &ids));
+    let slot = r.open().unwrap();
+    let alone = step(r, slot, &ids, Want::Hidden);
+    let SpanOutput::Hidden(alone) = alone else {
+        panic!("expected hidden states, got {alone:?}");
+    };
+    assert_same(backend, &alone, hidden);
+}
+
+fn bytes_are_foretold(_: BackendKind, r: &mut dyn ModelRunner) {
+    let slot = r.open().unwrap();
+    assert_eq!(r.bytes(slot, 0), 0);
+    for n in [3, 300, 1, 250] {
+        let foretold = r.bytes(slot, n);
+        step(r, slot, &prompt(3, n), Want::Nothing);
+        assert_eq!(r.bytes(slot, 0), foretold);
+        assert!(foretold > 0 && foretold <= 2 * r.info().kv_bytes(r.len(slot), n));
+    }
+}
+
 fn batched_is_solo(backend: BackendKind, r: &mut dyn ModelRunner) {
     let prompts: Vec<Vec<u32>> = (0..8).map(|i| prompt(i, 3 + 5 * i as usize)).collect();
     let solo: Vec<_> = prompts.iter().map(|p| last_logits(r, p)).collect();
@@ -230,5 +286,8 @@ on_each_backend! {
     mixed => |b| each_model(b, |r| prefill_and_decode_share_a_step(b, r));
     forked => |b| each_model(b, |r| forks_and_truncation(b, r));
     refused => |b| each_model(b, |r| refused_steps_change_nothing(b, r));
+    exported => |b| each_model(b, |r| exported_is_imported(b, r));
+    hidden => |b| each_model(b, |r| hidden_states_lead_to_the_logits(b, r));
+    bytes => |b| each_model(b, |r| bytes_are_foretold(b, r));
     sliding => windows_slide;
 }

@@ -198,7 +198,7 @@ fn generate(
                         .into(),
                 )
             })?,
-            SpanOutput::Nothing => return Err(Error::Stopped("a step gave nothing".into())),
+            _ => return Err(Error::Stopped("a step gave nothing".into())),
         };
         timings.generated_tokens += 1;
         if timings.generated_tokens == 1 {

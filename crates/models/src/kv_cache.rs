@@ -88,11 +88,8 @@ impl<B: Backend> LayerCache<B> {
         }
     }
 
-    /// Makes room for `added` tokens, keeping what they see.
-    fn reserve(&mut self, backend: &B, added: usize, dtype: DType) -> Result<()> {
-        if self.held + added <= self.capacity {
-            return Ok(());
-        }
+    /// Tokens kept, and room made, when `added` tokens do not fit any more.
+    fn grown(&self, added: usize) -> (usize, usize) {
         let (keep, capacity) = match self.spec.kept() {
             Some(kept) if self.held > kept => (kept, kept + added + slack(kept)),
             // Half as much again, so that long generations copy a bounded number of times.
@@ -101,7 +98,23 @@ impl<B: Backend> LayerCache<B> {
                 (self.held + added).max(self.capacity + self.capacity / 2),
             ),
         };
-        let capacity = capacity.next_multiple_of(BLOCK);
+        (keep, capacity.next_multiple_of(BLOCK))
+    }
+
+    /// Tokens there is room for once `added` are added.
+    fn capacity_with(&self, added: usize) -> usize {
+        match self.held + added <= self.capacity {
+            true => self.capacity,
+            false => self.grown(added).1,
+        }
+    }
+
+    /// Makes room for `added` tokens, keeping what they see.
+    fn reserve(&mut self, backend: &B, added: usize, dtype: DType) -> Result<()> {
+        if self.held + added <= self.capacity {
+            return Ok(());
+        }
+        let (keep, capacity) = self.grown(added);
         let CacheSpec {
             kv_heads, head_dim, ..
         } = self.spec;
@@ -264,6 +277,76 @@ impl<B: Backend> SequenceCache<B> {
             copy.layers.push(new);
         }
         Ok(copy)
+    }
+
+    /// Bytes held once `added` tokens are added in one step, in elements of `dtype`.
+    pub(crate) fn bytes(&self, added: usize, dtype: DType) -> usize {
+        self.layers
+            .iter()
+            .map(|l| l.capacity_with(added) * l.spec.bytes_per_token(dtype))
+            .sum()
+    }
+
+    /// All layers' tokens as host bytes: for each layer its first position and number of tokens
+    /// (`u64`), then keys and values `[kv_heads, tokens, head_dim]`.
+    pub(crate) fn export(&self) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        for layer in &self.layers {
+            bytes.extend((layer.first as u64).to_le_bytes());
+            bytes.extend((layer.held as u64).to_le_bytes());
+            if let (Some((k, v)), true) = (&layer.keys_values, layer.held > 0) {
+                bytes.extend(k.narrow(1, 0, layer.held)?.to_bytes()?);
+                bytes.extend(v.narrow(1, 0, layer.held)?.to_bytes()?);
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// The sequence of `len` tokens that [`Self::export`] wrote.
+    ///
+    /// # Errors
+    /// [`crate::Error::Request`] for bytes that are no such sequence, or the backend's.
+    pub(crate) fn import(
+        backend: &B,
+        specs: &[CacheSpec],
+        mut bytes: &[u8],
+        len: usize,
+        dtype: DType,
+    ) -> crate::Result<Self> {
+        let wrong = |what: &str| crate::Error::Request(format!("a stored KV cache {what}"));
+        let mut cache = Self::new(specs);
+        cache.len = len;
+        for layer in &mut cache.layers {
+            let mut number = || {
+                let (head, rest) = bytes.split_first_chunk::<8>()?;
+                bytes = rest;
+                usize::try_from(u64::from_le_bytes(*head)).ok()
+            };
+            let (first, held) = number().zip(number()).ok_or_else(|| wrong("is cut off"))?;
+            if first.checked_add(held) != Some(len) || first > layer.spec.first_seen(len) {
+                return Err(wrong("lacks tokens"));
+            }
+            layer.first = first;
+            let size = held * layer.spec.bytes_per_token(dtype) / 2;
+            let mut tensor = || -> crate::Result<B::Tensor> {
+                let (part, rest) = bytes
+                    .split_at_checked(size)
+                    .ok_or_else(|| wrong("is cut off"))?;
+                bytes = rest;
+                let CacheSpec {
+                    kv_heads, head_dim, ..
+                } = layer.spec;
+                Ok(backend.from_bytes(part, dtype, [kv_heads, held, head_dim])?)
+            };
+            let (k, v) = (tensor()?, tensor()?);
+            if held > 0 {
+                layer.append(backend, &k, &v)?;
+            }
+        }
+        match bytes {
+            [] => Ok(cache),
+            _ => Err(wrong("is too long")),
+        }
     }
 
     /// The tensors a lazy backend must compute together with a step's output.

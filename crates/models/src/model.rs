@@ -11,11 +11,23 @@ pub trait Model<B: Backend> {
     /// What each layer keeps in the KV cache.
     fn caches(&self) -> Vec<CacheSpec>;
 
-    /// Logits `[rows, vocab]` of the rows that the step wants.
+    /// What the last block gives for the step's tokens, `[tokens, hidden]`.
     ///
     /// # Errors
     /// Only what the backend reports.
     fn forward(&self, step: &mut Step<'_, B>) -> biplane_backend::Result<B::Tensor>;
+
+    /// The final norm of the rows that are wanted, `[rows, hidden]`.
+    ///
+    /// # Errors
+    /// Only what the backend reports.
+    fn norm(&self, x: &B::Tensor) -> biplane_backend::Result<B::Tensor>;
+
+    /// Logits `[rows, vocab]` of rows that passed [`Self::norm`].
+    ///
+    /// # Errors
+    /// Only what the backend reports.
+    fn head(&self, x: &B::Tensor) -> biplane_backend::Result<B::Tensor>;
 }
 
 /// What the runner needs to know of a configuration, whatever the architecture.

@@ -267,8 +267,15 @@ impl<B: Backend> Model<B> for StableLm<B> {
             x = block.forward(&x, layer, &rope, step)?;
             step.layer_done(&x)?;
         }
-        self.lm_head
-            .forward(&self.norm.forward(&step.logit_rows(&x)?)?)
+        Ok(x)
+    }
+
+    fn norm(&self, x: &B::Tensor) -> biplane_backend::Result<B::Tensor> {
+        self.norm.forward(x)
+    }
+
+    fn head(&self, x: &B::Tensor) -> biplane_backend::Result<B::Tensor> {
+        self.lm_head.forward(x)
     }
 }
 

@@ -27,8 +27,6 @@ pub struct Step<'a, B: Backend> {
     pub(crate) positions: Vec<u32>,
     pub(crate) spans: Vec<Span>,
     pub(crate) caches: Vec<SequenceCache<B>>,
-    /// Rows whose logits are wanted, rising.
-    pub(crate) logit_rows: Vec<u32>,
     /// Whether a lazy backend computes each layer before the next is described.
     pub(crate) eager: bool,
 }
@@ -103,17 +101,5 @@ impl<B: Backend> Step<'_, B> {
             self.backend.eval(&[x])?;
         }
         Ok(())
-    }
-
-    /// Of `x [tokens, hidden]` the rows whose logits are wanted: only they need to reach the head.
-    ///
-    /// # Errors
-    /// Only what the backend reports.
-    pub fn logit_rows(&self, x: &B::Tensor) -> Result<B::Tensor> {
-        match self.logit_rows.as_slice() {
-            rows if rows.len() == self.num_tokens() => Ok(x.clone()),
-            [row] => x.narrow(0, *row as usize, 1),
-            rows => x.take_rows(&self.backend.from_u32s(rows, [rows.len()])?),
-        }
     }
 }
