@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Event, Model, ModelBuilder, Request, Result, SamplingParams, memory};
+use crate::{Error, Event, Model, ModelBuilder, Request, Result, memory};
 
 /// What to measure.
 #[derive(Clone, Copy, Debug)]
@@ -71,10 +71,11 @@ pub fn bench(builder: ModelBuilder, settings: &BenchSettings) -> Result<BenchRes
         .map(|id| id as u32)
         .collect();
     let request = |tokens: Vec<u32>, generate| Request {
-        tokens,
-        sampling: SamplingParams::default(),
         max_tokens: Some(generate),
         ignore_eos: true,
+        // Every run computes its prompt.
+        keep_prefix: false,
+        ..Request::new(tokens)
     };
     let warm = tokens.iter().copied().take(8).collect();
     run(&model, request(warm, 2))?;
@@ -115,6 +116,7 @@ fn run(model: &Model, request: Request) -> Result<(f64, f64)> {
                 }
                 count += 1;
             }
+            Event::Prompt(_) => {}
             Event::Done { .. } => break,
             Event::Failed(error) => return Err(error),
         }

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use crate::{
     BackendKind, Error, Model, Result,
     backends::{self, RunnerSpec},
-    engine::{Engine, Vocabulary},
+    engine::{Engine, EngineConfig, Guess, Setup, Vocabulary},
     hub,
     texts::{Texts, find_template},
     tokenizer::Tokenizer,
@@ -68,6 +68,7 @@ pub struct ModelBuilder {
     eager: bool,
     self_check: bool,
     chat_template: Option<String>,
+    engine: EngineConfig,
     progress: OnProgress,
 }
 
@@ -94,6 +95,7 @@ impl ModelBuilder {
             eager: false,
             self_check: false,
             chat_template: None,
+            engine: EngineConfig::default(),
             progress: Arc::new(|_| {}),
         }
     }
@@ -162,6 +164,12 @@ impl ModelBuilder {
         self
     }
 
+    /// How the model serves many requests at once.
+    pub fn with_engine(mut self, config: EngineConfig) -> Self {
+        self.engine = config;
+        self
+    }
+
     /// Writes the log to standard error, as the environment variable `BIPLANE_LOG` filters it (`info`
     /// by default), unless the program has a subscriber of its own.
     pub fn with_logging(self) -> Self {
@@ -200,8 +208,14 @@ impl ModelBuilder {
         let opened = self.open()?;
         let spec = self.spec(&opened, self.backend)?;
         let backend = spec.backend;
+        let draft = self.draft()?;
         let (send_vocabulary, vocabulary) = oneshot::channel();
-        let loading = Engine::start(spec, vocabulary)?;
+        let loading = Engine::start(Setup {
+            spec,
+            config: self.engine.clone(),
+            draft,
+            vocabulary,
+        })?;
         // The tokenizer is made here while the weights load there; on an error the sender is dropped,
         // and the thread ends by itself.
         let texts = Texts::read(&opened)?;
@@ -295,6 +309,19 @@ impl ModelBuilder {
                 });
             }),
         })
+    }
+
+    /// The smaller model that guesses, where there is one: loaded as this one is, but for quantization.
+    fn draft(&self) -> Result<Option<RunnerSpec>> {
+        let Some(Guess::Draft(name)) = self.engine.speculation.as_ref().map(|s| &s.from) else {
+            return Ok(None);
+        };
+        let mut builder = ModelBuilder::new(name.as_str()).with_device(self.device);
+        builder.backend = self.backend;
+        builder.dtype = self.dtype;
+        builder.progress = Arc::clone(&self.progress);
+        let opened = builder.open()?;
+        builder.spec(&opened, self.backend).map(Some)
     }
 
     /// Tells the reader of [`Self::with_progress`].

@@ -28,6 +28,15 @@ pub enum Error {
     /// Something this build or machine cannot do.
     #[error("{0}")]
     Unsupported(String),
+    /// Too many requests wait already.
+    #[error("{queued} requests wait already; try again later")]
+    Busy {
+        /// How many.
+        queued: usize,
+    },
+    /// A constraint that no answer can be held to.
+    #[error(transparent)]
+    Grammar(#[from] crate::grammar::Error),
     /// The engine's thread is gone.
     #[error("the engine has stopped: {0}")]
     Stopped(String),
@@ -39,6 +48,16 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
+}
+
+impl Error {
+    /// Logits or hidden states that are not numbers.
+    pub(crate) fn broken_numbers() -> Self {
+        Error::Request(
+            "the model's results are no numbers: its weights are broken, or too large for this element type; try --dtype f32"
+                .into(),
+        )
+    }
 }
 
 impl From<crate::template::Error> for Error {

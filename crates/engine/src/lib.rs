@@ -22,10 +22,13 @@ mod engine;
 mod error;
 pub mod evaluate;
 mod generation;
+pub mod grammar;
 pub mod hub;
 pub mod memory;
 mod model;
+mod replay;
 mod sampling;
+pub mod stop;
 pub mod template;
 mod texts;
 pub mod tokenizer;
@@ -41,8 +44,13 @@ pub use builders::{
     GgufModelBuilder, MlxDevice, MlxModelBuilder, MlxSpecificConfig, TextModelBuilder,
 };
 pub use convert::convert;
+pub use engine::{
+    BUCKETS, EngineConfig, Guess, Histogram, Metrics, Pooling, Recorded, Speculation,
+};
 pub use error::{Error, Result};
 pub use generation::{Event, FinishReason, Request, Response, Timings};
+pub use grammar::Constraint;
 pub use model::Model;
-pub use sampling::{Sampler, SamplingParams};
+pub use replay::{Replayed, replay};
+pub use sampling::{Choice, Dry, Sampler, SamplingParams, TokenLogprobs, TokenMask, logprobs};
 pub use template::Message;

@@ -24,3 +24,13 @@ pub fn peak_resident_bytes() -> Option<u64> {
     #[cfg(not(unix))]
     None
 }
+
+/// Bytes of memory that the system could give to a process now; `None` where it does not say.
+pub fn available_bytes() -> Option<u64> {
+    let mut system = sysinfo::System::new();
+    system.refresh_memory();
+    // A container's limit counts where it is below the machine's.
+    let limit = system.cgroup_limits().map(|limits| limits.free_memory);
+    let free = system.available_memory();
+    Some(limit.map_or(free, |limit| limit.min(free))).filter(|bytes| *bytes > 0)
+}

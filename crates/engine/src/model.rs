@@ -6,8 +6,11 @@ use biplane_models::ModelInfo;
 use tokio::sync::mpsc;
 
 use crate::{
-    BackendKind, Error, Event, Request, Response, Result, SamplingParams, backends,
+    BackendKind, Error, Event, Metrics, Pooling, Request, Response, Result, SamplingParams,
+    backends,
     engine::Engine,
+    grammar::GrammarEngine,
+    sampling,
     template::{self, ChatTemplate, Message},
     texts::guard,
     tokenizer::{Specials, Tokenizer},
@@ -25,6 +28,7 @@ struct Inner {
     template: Result<ChatTemplate, Arc<template::Error>>,
     sampling: SamplingParams,
     backend: BackendKind,
+    grammars: std::sync::OnceLock<GrammarEngine>,
 }
 
 impl Model {
@@ -42,6 +46,7 @@ impl Model {
                 template,
                 sampling,
                 backend,
+                grammars: Default::default(),
             }),
         }
     }
@@ -68,7 +73,7 @@ impl Model {
 
     /// What the checkpoint recommends for sampling; greedy where it says nothing.
     pub fn default_sampling(&self) -> SamplingParams {
-        self.inner.sampling
+        self.inner.sampling.clone()
     }
 
     /// The tokens of a text to continue, with a beginning-of-sequence token where the model wants one.
@@ -108,12 +113,42 @@ impl Model {
         Ok(tokenizer.encode_with_bos(&text, Specials::Guarded)?)
     }
 
-    /// Starts a request; its events come through the channel, and dropping that cancels it.
+    /// Starts a request; its events come through the channel, and dropping that cancels it. A
+    /// constraint is compiled here first, which takes up to two seconds for a large one. A request
+    /// without a seed gets one.
     ///
     /// # Errors
-    /// [`Error::Stopped`] when the engine's thread is gone.
-    pub fn submit(&self, request: Request) -> Result<mpsc::Receiver<Event>> {
-        self.inner.engine.submit(request)
+    /// [`Error::Request`] for a request that cannot be, [`Error::Grammar`] for a constraint that cannot
+    /// be kept, [`Error::Busy`] when too many wait already, [`Error::Stopped`] when the engine's thread
+    /// is gone.
+    pub fn submit(&self, mut request: Request) -> Result<mpsc::Receiver<Event>> {
+        request.validate()?;
+        request.sampling.seed.get_or_insert_with(sampling::entropy);
+        let grammar = match &request.constraint {
+            Some(constraint) => Some(self.grammars()?.state(constraint)?),
+            None => None,
+        };
+        self.inner.engine.submit(request, grammar)
+    }
+
+    fn grammars(&self) -> Result<&GrammarEngine> {
+        Ok(self.inner.grammars.get_or_init(|| GrammarEngine))
+    }
+
+    /// Computes a request to its end.
+    ///
+    /// # Errors
+    /// Whatever the request fails with.
+    pub async fn complete(&self, request: Request) -> Result<Response> {
+        let model = self.clone();
+        let events = match request.constraint {
+            // Compiling must not hold up the caller's other tasks.
+            Some(_) => tokio::task::spawn_blocking(move || model.submit(request))
+                .await
+                .map_err(|e| Error::Stopped(format!("compiling the constraint: {e}")))?,
+            None => self.submit(request),
+        };
+        Response::collect(events?).await
     }
 
     /// Continues a text.
@@ -133,41 +168,38 @@ impl Model {
     }
 
     async fn answer(&self, tokens: Vec<u32>) -> Result<Response> {
-        let mut events = self.submit(Request {
-            tokens,
-            sampling: self.inner.sampling,
-            max_tokens: None,
-            ignore_eos: false,
-        })?;
-        let (mut text, mut ids) = (String::new(), Vec::new());
-        while let Some(event) = events.recv().await {
-            match event {
-                Event::Token { id, text: piece } => {
-                    ids.push(id);
-                    text.push_str(&piece);
-                }
-                Event::Done {
-                    text: rest,
-                    reason,
-                    timings,
-                } => {
-                    text.push_str(&rest);
-                    let rate = match timings.decode_tokens_per_second() {
-                        0.0 => timings.prompt_tokens_per_second(),
-                        rate => rate,
-                    };
-                    return Ok(Response {
-                        text,
-                        tokens: ids,
-                        finish_reason: reason,
-                        tokens_per_second: rate,
-                        timings,
-                    });
-                }
-                Event::Failed(error) => return Err(error),
-            }
+        self.complete(Request {
+            sampling: self.default_sampling(),
+            ..Request::new(tokens)
+        })
+        .await
+    }
+
+    /// Vectors of texts, of length 1: the more alike, the larger their product.
+    ///
+    /// # Errors
+    /// Whatever a text fails with.
+    pub async fn embed(
+        &self,
+        texts: &[impl AsRef<str>],
+        pooling: Pooling,
+    ) -> Result<Vec<Vec<f32>>> {
+        let mut replies = Vec::with_capacity(texts.len());
+        for text in texts {
+            let tokens = self.prompt_tokens(text.as_ref())?;
+            replies.push(self.inner.engine.embed(tokens, pooling)?);
         }
-        Err(Error::Stopped("its thread ended during the request".into()))
+        let mut vectors = Vec::with_capacity(texts.len());
+        for reply in replies {
+            let gone = || Error::Stopped("its thread ended during the request".into());
+            vectors.push(reply.await.map_err(|_| gone())??);
+        }
+        Ok(vectors)
+    }
+
+    /// The engine's figures.
+    pub fn metrics(&self) -> Metrics {
+        self.inner.engine.metrics()
     }
 }
 

@@ -51,6 +51,13 @@ impl ModelInfo {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SlotId(usize);
 
+impl SlotId {
+    /// The `index`th handle of a runner: for those who implement [`ModelRunner`].
+    pub fn from_index(index: usize) -> Self {
+        SlotId(index)
+    }
+}
+
 /// What a step should give for a span.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Want {

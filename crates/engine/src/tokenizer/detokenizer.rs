@@ -40,6 +40,13 @@ impl Detokenizer {
         (!text.is_empty()).then_some(text)
     }
 
+    /// As [`Self::finish`], and ready for another text.
+    pub(crate) fn take_rest(&mut self) -> String {
+        let mut text = String::new();
+        self.finish_to(&mut text);
+        text
+    }
+
     pub(super) fn push_to(&mut self, id: u32, text: &mut String) {
         if self.skip_special && self.pieces.is_special(id) {
             return;

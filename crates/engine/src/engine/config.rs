@@ -1,0 +1,61 @@
+//! How an engine serves.
+
+use std::path::PathBuf;
+
+/// How a model's engine serves many requests.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EngineConfig {
+    /// Most sequences that compute at once.
+    pub max_sequences: usize,
+    /// Most requests that wait; more are refused with [`crate::Error::Busy`].
+    pub max_queue: usize,
+    /// Most tokens of a step: bounds its memory, and the time until a cancelled request is gone.
+    pub step_tokens: usize,
+    /// Bytes for all KV caches, running ones and kept ones; half of what is free after loading by
+    /// default.
+    pub kv_memory: Option<usize>,
+    /// Keeps what was computed of a request for later ones that begin alike.
+    pub prefix_cache: bool,
+    /// A directory that keeps prompts' caches across runs of the program.
+    pub prompt_cache: Option<PathBuf>,
+    /// Guesses tokens and checks several at once.
+    pub speculation: Option<Speculation>,
+    /// A file to which every request is written with what it gave, for [`crate::replay`].
+    pub record: Option<PathBuf>,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        EngineConfig {
+            max_sequences: 64,
+            max_queue: 256,
+            step_tokens: 512,
+            kv_memory: None,
+            prefix_cache: true,
+            prompt_cache: None,
+            speculation: None,
+            record: None,
+        }
+    }
+}
+
+/// Speculative decoding (Leviathan et al. 2023): guessed tokens are checked in one step. The answer is
+/// the same token by token as without, a seeded one too: every token is sampled from the model's own
+/// logits, and a guess only says which logits are worth computing ahead.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Speculation {
+    /// Where guesses come from.
+    pub from: Guess,
+    /// Most tokens guessed at once.
+    pub tokens: usize,
+}
+
+/// Where guesses come from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Guess {
+    /// What followed the last few tokens when they came before in the same sequence: free, and good
+    /// where answers quote their prompt.
+    PromptLookup,
+    /// A smaller model of the same vocabulary, by path or Hugging Face id.
+    Draft(String),
+}

@@ -1,0 +1,628 @@
+//! The engine over a model that is a hash of its tokens: what depends on who else is served, or on
+//! what is kept, would show at once.
+
+mod fake;
+
+use std::{
+    collections::HashSet,
+    path::Path,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Instant,
+};
+
+use tokio::sync::{mpsc, oneshot};
+
+use self::fake::{FakeRunner, Watch};
+use super::{
+    EngineConfig, Vocabulary, guess::Guesser, metrics::Counters, outbox, scheduler::Scheduler,
+    sequence::Job,
+};
+use crate::{
+    Error, Event, FinishReason, Pooling, Request, SamplingParams, Timings, tokenizer::Tokenizer,
+};
+
+struct Bench<'a> {
+    scheduler: Scheduler<'a>,
+    watch: Arc<Watch>,
+}
+
+fn vocabulary() -> Vocabulary {
+    let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/llama/hf");
+    Vocabulary {
+        tokenizer: Arc::new(Tokenizer::from_dir(Path::new(dir)).unwrap()),
+        stop_ids: HashSet::from([fake::STOP]),
+    }
+}
+
+impl<'a> Bench<'a> {
+    fn new(vocabulary: &'a Vocabulary, window: Option<usize>, config: EngineConfig) -> Self {
+        Self::guessing(vocabulary, window, config, None)
+    }
+
+    fn guessing(
+        vocabulary: &'a Vocabulary,
+        window: Option<usize>,
+        config: EngineConfig,
+        guesser: Option<Guesser>,
+    ) -> Self {
+        let (runner, watch) = FakeRunner::new(window);
+        let budget = config.kv_memory.unwrap_or(usize::MAX / 4);
+        let counters = Arc::new(Counters::new());
+        let scheduler = Scheduler::new(
+            Box::new(runner),
+            vocabulary,
+            config,
+            counters,
+            budget,
+            guesser,
+            [7; 32],
+        );
+        Bench {
+            scheduler: scheduler.unwrap(),
+            watch,
+        }
+    }
+
+    fn submit(&mut self, request: Request) -> mpsc::Receiver<Event> {
+        let (events, receiver) = mpsc::channel(outbox::EVENTS);
+        self.scheduler.counters.queued.fetch_add(1, Relaxed);
+        self.scheduler.take(Job::Answer {
+            request: Box::new(request),
+            grammar: None,
+            events,
+            submitted: Instant::now(),
+        });
+        receiver
+    }
+
+    fn run(&mut self) {
+        let mut idle = 0;
+        while idle < 3 {
+            idle = if self.scheduler.tick() { 0 } else { idle + 1 };
+        }
+    }
+
+    /// All requests at once; their answers, read as they come.
+    fn answers(&mut self, requests: &[Request]) -> Vec<Answer> {
+        let mut readers: Vec<_> = requests.iter().map(|r| self.submit(r.clone())).collect();
+        let mut answers = vec![Answer::default(); requests.len()];
+        for _ in 0..100_000 {
+            self.scheduler.tick();
+            for (reader, answer) in readers.iter_mut().zip(&mut answers) {
+                answer.read(reader);
+            }
+            if answers.iter().all(|a| a.end.is_some()) {
+                return answers;
+            }
+        }
+        panic!("no end: {answers:?}");
+    }
+
+    fn nothing_leaks(&mut self) {
+        self.run();
+        let metrics = self.scheduler.counters.read();
+        assert_eq!(
+            (metrics.queued, metrics.running, metrics.running_bytes),
+            (0, 0, 0)
+        );
+        assert_eq!(self.watch.open.load(Relaxed), metrics.cached_prefixes);
+        while self
+            .scheduler
+            .cache
+            .evict(&mut *self.scheduler.runner, None)
+        {}
+        assert_eq!(self.watch.open.load(Relaxed), 0);
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Answer {
+    tokens: Vec<u32>,
+    text: String,
+    end: Option<Result<FinishReason, String>>,
+    timings: Timings,
+}
+
+impl Answer {
+    fn read(&mut self, reader: &mut mpsc::Receiver<Event>) {
+        while let Ok(event) = reader.try_recv() {
+            assert!(self.end.is_none(), "an event after the end: {event:?}");
+            match event {
+                Event::Prompt(_) => {}
+                Event::Token { id, text, .. } => {
+                    self.tokens.push(id);
+                    self.text.push_str(&text);
+                }
+                Event::Done {
+                    text,
+                    reason,
+                    timings,
+                } => {
+                    self.text.push_str(&text);
+                    self.timings = timings;
+                    self.end = Some(Ok(reason));
+                }
+                Event::Failed(error) => self.end = Some(Err(error.to_string())),
+            }
+        }
+    }
+
+    fn what(&self) -> (&[u32], &str, &Option<Result<FinishReason, String>>) {
+        (&self.tokens, &self.text, &self.end)
+    }
+}
+
+fn prompt(seed: u32, n: usize) -> Vec<u32> {
+    (0..n as u32)
+        .map(|i| (i * 31 + seed * 17) % 300 + 3)
+        .collect()
+}
+
+fn request(seed: u32, n: usize, generate: usize) -> Request {
+    Request {
+        max_tokens: Some(generate),
+        ..Request::new(prompt(seed, n))
+    }
+}
+
+fn endless(seed: u32, generate: usize) -> Request {
+    Request {
+        ignore_eos: true,
+        ..request(seed, 10, generate)
+    }
+}
+
+fn seeded(seed: u32, n: usize, generate: usize) -> Request {
+    Request {
+        sampling: SamplingParams {
+            temperature: 1.0,
+            seed: Some(seed.into()),
+            ..SamplingParams::default()
+        },
+        ..request(seed, n, generate)
+    }
+}
+
+/// Requests of all lengths, greedy and seeded, some with a common beginning.
+fn many() -> Vec<Request> {
+    (0..24)
+        .map(|i| match i % 3 {
+            0 => request(i, 5 + 37 * i as usize, 20),
+            1 => seeded(i, 9 + 11 * i as usize, 30),
+            _ => {
+                let mut r = seeded(i, 40, 12);
+                r.tokens.splice(0..0, prompt(99, 700));
+                r
+            }
+        })
+        .collect()
+}
+
+fn solo(vocabulary: &Vocabulary, window: Option<usize>, requests: &[Request]) -> Vec<Answer> {
+    let config = EngineConfig {
+        prefix_cache: false,
+        ..EngineConfig::default()
+    };
+    let alone = |r: &Request| {
+        let answer =
+            Bench::new(vocabulary, window, config.clone()).answers(std::slice::from_ref(r));
+        answer.into_iter().next().unwrap()
+    };
+    requests.iter().map(alone).collect()
+}
+
+fn assert_alike(a: &[Answer], b: &[Answer]) {
+    assert_eq!(a.len(), b.len());
+    for (i, (a, b)) in a.iter().zip(b).enumerate() {
+        assert_eq!(a.what(), b.what(), "request {i}");
+    }
+}
+
+#[test]
+fn company_and_kept_prefixes_change_nothing() {
+    let vocabulary = vocabulary();
+    for window in [None, Some(64)] {
+        let requests = many();
+        let want = solo(&vocabulary, window, &requests);
+        for n in [1, 2, 4, 8, 16, 64] {
+            let mut bench = Bench::new(
+                &vocabulary,
+                window,
+                EngineConfig {
+                    max_sequences: n,
+                    step_tokens: 128,
+                    ..EngineConfig::default()
+                },
+            );
+            assert_alike(&bench.answers(&requests), &want);
+            // Once more, with everything kept.
+            assert_alike(&bench.answers(&requests), &want);
+            bench.nothing_leaks();
+        }
+    }
+}
+
+#[test]
+fn a_common_beginning_is_computed_once() {
+    let vocabulary = vocabulary();
+    let requests: Vec<_> = many().into_iter().skip(2).step_by(3).collect();
+    let mut bench = Bench::new(&vocabulary, None, EngineConfig::default());
+    let answers = bench.answers(&requests);
+    for answer in &answers[1..] {
+        assert_eq!(answer.timings.cached_tokens, 700);
+    }
+    let computed = bench.scheduler.counters.read().prompt_tokens;
+    assert_eq!(computed, 700 + 40 * requests.len() as u64);
+}
+
+#[test]
+fn sliding_windows_keep_what_others_need() {
+    let vocabulary = vocabulary();
+    // Long answers: what was shared is out of reach when they end.
+    let long = |r: Request| Request {
+        ignore_eos: true,
+        max_tokens: Some(100),
+        ..r
+    };
+    let requests: Vec<_> = many().into_iter().skip(2).step_by(3).map(long).collect();
+    let mut bench = Bench::new(&vocabulary, Some(64), EngineConfig::default());
+    let one_by_one: Vec<_> = requests
+        .iter()
+        .map(|r| {
+            bench.answers(std::slice::from_ref(r))[0]
+                .timings
+                .cached_tokens
+        })
+        .collect();
+    // The second finds the copy at a regular distance, and marks where it parted; the third uses that.
+    assert_eq!(one_by_one[..4], [0, 512, 700, 700]);
+}
+
+#[test]
+fn a_conversation_goes_on_where_it_was() {
+    let vocabulary = vocabulary();
+    for window in [None, Some(64)] {
+        let mut bench = Bench::new(&vocabulary, window, EngineConfig::default());
+        let first = request(1, 200, 50);
+        let answer = bench.answers(std::slice::from_ref(&first)).remove(0);
+        let mut tokens = [&first.tokens[..], &answer.tokens].concat();
+        let before = tokens.len();
+        tokens.extend(prompt(5, 30));
+        let next = Request {
+            max_tokens: Some(5),
+            ..Request::new(tokens)
+        };
+        let answer = bench.answers(&[next]).remove(0);
+        // The last token was never computed.
+        assert_eq!(answer.timings.cached_tokens, before - 1);
+        bench.nothing_leaks();
+    }
+}
+
+#[test]
+fn guesses_change_nothing_but_the_steps() {
+    let vocabulary = vocabulary();
+    let requests = many();
+    for window in [None, Some(64)] {
+        let want = solo(&vocabulary, window, &requests);
+        let config = EngineConfig {
+            max_sequences: 3,
+            ..EngineConfig::default()
+        };
+        for right in [0, 50, 100] {
+            let (draft, _) = FakeRunner::right(window, right);
+            let guesser = Guesser::draft(5, Box::new(draft));
+            let mut bench = Bench::guessing(&vocabulary, window, config.clone(), Some(guesser));
+            assert_alike(&bench.answers(&requests), &want);
+            let metrics = bench.scheduler.counters.read();
+            assert!(metrics.guessed_tokens > 0);
+            if right == 100 {
+                assert!(metrics.accepted_tokens > 0);
+            }
+            bench.nothing_leaks();
+        }
+        let guesser = Guesser::prompt_lookup(4);
+        let mut bench = Bench::guessing(&vocabulary, window, config, Some(guesser));
+        assert_alike(&bench.answers(&requests), &want);
+        bench.nothing_leaks();
+    }
+}
+
+#[test]
+fn memory_that_runs_out_is_given_back_and_computed_again() {
+    let vocabulary = vocabulary();
+    let requests: Vec<_> = (0..8).map(|i| seeded(i, 200, 200)).collect();
+    let want = solo(&vocabulary, None, &requests);
+    let mut bench = Bench::new(
+        &vocabulary,
+        None,
+        EngineConfig {
+            // Room for not quite three of them.
+            kv_memory: Some(1100 * fake::BYTES_PER_TOKEN),
+            ..EngineConfig::default()
+        },
+    );
+    assert_alike(&bench.answers(&requests), &want);
+    let metrics = bench.scheduler.counters.read();
+    assert!(metrics.preemptions > 0);
+    assert!(bench.watch.most_bytes.load(Relaxed) <= 1100 * fake::BYTES_PER_TOKEN);
+    bench.nothing_leaks();
+    let long = Request {
+        tokens: prompt(1, 900),
+        ..endless(1, 500)
+    };
+    let error = bench.answers(&[long])[0].end.clone();
+    assert!(matches!(error, Some(Err(e)) if e.contains("KV cache") && e.contains("--kv-memory")));
+}
+
+#[test]
+fn a_thousand_cancelled_streams_leave_nothing() {
+    let vocabulary = vocabulary();
+    for window in [None, Some(64)] {
+        let mut bench = Bench::new(&vocabulary, window, EngineConfig::default());
+        let mut readers = Vec::new();
+        let mut random = 1u64;
+        for i in 0..1000 {
+            readers.push(bench.submit(seeded(i, 20 + (i as usize * 7) % 900, 40)));
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            for _ in 0..(random >> 33) % 3 {
+                bench.scheduler.tick();
+            }
+            // One of those before leaves, at whatever it is.
+            let leaves = (random >> 40) as usize % readers.len();
+            readers.swap_remove(leaves);
+        }
+        drop(readers);
+        bench.nothing_leaks();
+        let metrics = bench.scheduler.counters.read();
+        assert_eq!(metrics.finished, 1000);
+        assert!(metrics.cancelled > 200, "{}", metrics.cancelled);
+    }
+}
+
+#[test]
+fn a_slow_reader_stalls_nobody() {
+    let vocabulary = vocabulary();
+    let mut bench = Bench::new(&vocabulary, None, EngineConfig::default());
+    let mut slow = bench.submit(endless(1, 500));
+    let quick = bench.answers(&[endless(2, 300)]);
+    assert_eq!(quick[0].tokens.len(), 300);
+    let mut answer = Answer::default();
+    // It waits with a full channel, and goes on when its reader does.
+    assert_eq!(bench.scheduler.running.len(), 1);
+    while answer.end.is_none() {
+        answer.read(&mut slow);
+        bench.scheduler.tick();
+    }
+    let want = solo(&vocabulary, None, &[endless(1, 500)]);
+    assert_alike(&[answer], &want);
+}
+
+#[test]
+fn a_fault_is_one_requests_own() {
+    let vocabulary = vocabulary();
+    for trap in [fake::PANIC, fake::FAIL] {
+        let mut requests: Vec<_> = (0..6).map(|i| seeded(i, 30, 20)).collect();
+        let want = solo(&vocabulary, None, &requests);
+        requests[3].tokens.push(trap);
+        let mut bench = Bench::new(&vocabulary, None, EngineConfig::default());
+        let mut answers = bench.answers(&requests);
+        let failed = answers.remove(3);
+        assert!(matches!(failed.end, Some(Err(_))), "{failed:?}");
+        let want: Vec<_> = (0..6)
+            .filter(|i| *i != 3)
+            .map(|i| want[i].clone())
+            .collect();
+        assert_alike(&answers, &want);
+        // And the engine goes on.
+        assert!(matches!(
+            bench.answers(&[request(9, 5, 5)])[0].end,
+            Some(Ok(_))
+        ));
+        bench.nothing_leaks();
+    }
+}
+
+#[test]
+fn embeddings_share_the_engine() {
+    let vocabulary = vocabulary();
+    let mut bench = Bench::new(&vocabulary, None, EngineConfig::default());
+    let stream = bench.submit(request(1, 10, 30));
+    let mut vectors = Vec::new();
+    for (n, pooling) in [
+        (1300, Pooling::Mean),
+        (3, Pooling::Last),
+        (0, Pooling::Mean),
+    ] {
+        let (reply, receiver) = oneshot::channel();
+        bench.scheduler.counters.queued.fetch_add(1, Relaxed);
+        bench.scheduler.take(Job::Embed {
+            tokens: prompt(4, n),
+            pooling,
+            reply,
+        });
+        vectors.push(receiver);
+    }
+    bench.run();
+    drop(stream);
+    let [mean, last, none] = vectors.try_into().unwrap();
+    let norm = |v: &[f32]| v.iter().map(|x| x * x).sum::<f32>().sqrt();
+    let mean = {
+        let mut mean = mean;
+        mean.try_recv().unwrap().unwrap()
+    };
+    assert!((norm(&mean) - 1.0).abs() < 1e-5);
+    // The fake's hidden state is [token, 1].
+    let tokens = prompt(4, 1300);
+    let average = tokens.iter().sum::<u32>() as f32 / 1300.0;
+    assert!((mean[0] / mean[1] - average).abs() < 1e-2);
+    let last = {
+        let mut last = last;
+        last.try_recv().unwrap().unwrap()
+    };
+    assert!((last[0] / last[1] - prompt(4, 3)[2] as f32).abs() < 1e-2);
+    let error = {
+        let mut none = none;
+        none.try_recv().unwrap().unwrap_err()
+    };
+    assert!(error.to_string().contains("no tokens"));
+    bench.nothing_leaks();
+}
+
+#[test]
+fn what_cannot_be_is_refused() {
+    let vocabulary = vocabulary();
+    let mut bench = Bench::new(&vocabulary, None, EngineConfig::default());
+    let end = |bench: &mut Bench<'_>, r: Request| bench.answers(&[r])[0].end.clone().unwrap();
+    let refused = |end: Result<FinishReason, String>, what: &str| {
+        assert!(matches!(&end, Err(e) if e.contains(what)), "{end:?}");
+    };
+    refused(end(&mut bench, request(1, 0, 1)), "no tokens");
+    refused(
+        end(&mut bench, request(1, fake::CONTEXT, 1)),
+        "context of 2048",
+    );
+    let mut r = request(1, 5, 5);
+    r.logprobs = Some(21);
+    refused(end(&mut bench, r), "logprobs");
+    let mut r = request(1, 5, 5);
+    r.stop = vec!["a".into(); 17];
+    refused(end(&mut bench, r), "stop texts");
+    let mut r = request(1, 5, 5);
+    r.sampling.temperature = f32::NAN;
+    refused(end(&mut bench, r), "temperature");
+    assert_eq!(end(&mut bench, request(1, 5, 0)), Ok(FinishReason::Length));
+    // As far as the context goes, and not further.
+    let long = &bench.answers(&[Request {
+        ignore_eos: true,
+        max_tokens: None,
+        ..request(1, 2000, 0)
+    }])[0];
+    assert_eq!(
+        (long.tokens.len(), &long.end),
+        (48, &Some(Ok(FinishReason::Length)))
+    );
+    bench.nothing_leaks();
+}
+
+#[test]
+fn prompts_have_log_probabilities_too() {
+    let vocabulary = vocabulary();
+    let mut bench = Bench::new(&vocabulary, None, EngineConfig::default());
+    let r = Request {
+        prompt_logprobs: Some(2),
+        logprobs: Some(3),
+        ..request(1, 100, 4)
+    };
+    let mut reader = bench.submit(r);
+    bench.run();
+    let Ok(Event::Prompt(prompt)) = reader.try_recv() else {
+        panic!()
+    };
+    assert_eq!(prompt.len(), 99);
+    assert_eq!(prompt[0].token, super::tests::prompt(1, 100)[1]);
+    assert!(prompt.iter().all(|p| p.top.len() == 2 && p.logprob <= 0.0));
+    let Ok(Event::Token {
+        logprobs: Some(l),
+        id,
+        ..
+    }) = reader.try_recv()
+    else {
+        panic!()
+    };
+    assert_eq!((l.token, l.top[0].0, l.top.len()), (id, id, 3));
+}
+
+#[test]
+fn stop_texts_end_the_answer_and_are_no_part_of_it() {
+    let vocabulary = vocabulary();
+    let plain = Request {
+        ignore_eos: true,
+        ..request(3, 20, 40)
+    };
+    let whole = solo(&vocabulary, None, std::slice::from_ref(&plain)).remove(0);
+    let at = whole.text.char_indices().nth(30).unwrap().0;
+    let stop: String = whole.text[at..].chars().take(5).collect();
+    let want = &whole.text[..whole.text.find(&stop).unwrap()];
+    let got = solo(
+        &vocabulary,
+        None,
+        &[Request {
+            stop: vec![stop.clone()],
+            ..plain
+        }],
+    )
+    .remove(0);
+    assert_eq!(got.text, want);
+    assert_eq!(got.end, Some(Ok(FinishReason::StopText(stop))));
+}
+
+#[test]
+fn too_many_waiting_are_told_so() {
+    let error = Error::Busy { queued: 256 };
+    assert!(error.to_string().contains("256 requests wait"));
+}
+
+#[test]
+fn stored_prompts_serve_the_next_run() {
+    let vocabulary = vocabulary();
+    let dir = tempfile::tempdir().unwrap();
+    let config = EngineConfig {
+        prompt_cache: Some(dir.path().to_owned()),
+        ..EngineConfig::default()
+    };
+    let r = seeded(1, 300, 20);
+    let want = solo(&vocabulary, None, std::slice::from_ref(&r));
+    let run = |config: &EngineConfig| {
+        let mut bench = Bench::new(&vocabulary, None, config.clone());
+        let answer = bench.answers(std::slice::from_ref(&r)).remove(0);
+        bench.nothing_leaks();
+        answer
+    };
+    assert_eq!(run(&config).timings.cached_tokens, 0);
+    let again = run(&config);
+    assert_eq!(again.timings.cached_tokens, 299);
+    assert_alike(&[again], &want);
+    // A damaged file is no cache, and no harm.
+    let file = std::fs::read_dir(dir.path())
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    let mut bytes = std::fs::read(&file).unwrap();
+    let middle = bytes.len() - 40;
+    bytes[middle] ^= 1;
+    std::fs::write(&file, &bytes).unwrap();
+    let damaged = run(&config);
+    assert_eq!(damaged.timings.cached_tokens, 0);
+    assert_alike(&[damaged], &want);
+    std::fs::write(&file, &bytes[..50]).unwrap();
+    assert_eq!(run(&config).timings.cached_tokens, 0);
+}
+
+#[test]
+fn recordings_hold_what_was_asked_and_given() {
+    let vocabulary = vocabulary();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log.jsonl");
+    let config = EngineConfig {
+        record: Some(path.clone()),
+        ..EngineConfig::default()
+    };
+    let requests = [seeded(1, 30, 20), request(2, 10, 5)];
+    let mut bench = Bench::new(&vocabulary, None, config);
+    let answers = bench.answers(&requests);
+    let mut recorded = super::Recorded::read(&path).unwrap();
+    recorded.sort_by_key(|r| r.request.tokens.len());
+    assert_eq!(recorded[1].request, requests[0]);
+    assert_eq!(
+        (&recorded[1].tokens, &recorded[1].text),
+        (&answers[0].tokens, &answers[0].text)
+    );
+    std::fs::write(&path, "{}\nnonsense\n").unwrap();
+    let error = super::Recorded::read(&path).unwrap_err().to_string();
+    assert!(error.contains("line 1"), "{error}");
+}
