@@ -165,12 +165,12 @@ fn generate(
     if limit == 0 {
         return done(String::new(), FinishReason::Length, timings);
     }
-    let want = if request.sampling.is_greedy() {
+    let want = if request.sampling.is_plain_greedy() {
         Want::Argmax
     } else {
         Want::LastLogits
     };
-    let mut sampler = Sampler::new(request.sampling);
+    let mut sampler = Sampler::new(&request.sampling, &request.tokens);
     let mut text = vocabulary.tokenizer.detokenizer(true);
     let start = Instant::now();
     let mut first = start;
@@ -192,14 +192,18 @@ fn generate(
     loop {
         let id = match &output {
             SpanOutput::Token(id) => *id,
-            SpanOutput::Logits(logits) => sampler.sample(logits).ok_or_else(|| {
-                Error::Request(
-                    "the model's logits are no numbers: its weights are broken, or too large for this element type; try --dtype f32"
-                        .into(),
-                )
-            })?,
+            SpanOutput::Logits(logits) => {
+                let choice = sampler.sample(logits, None, None).ok_or_else(|| {
+                    Error::Request(
+                        "the model's logits are no numbers: its weights are broken, or too large for this element type; try --dtype f32"
+                            .into(),
+                    )
+                })?;
+                choice.token
+            }
             SpanOutput::Nothing => return Err(Error::Stopped("a step gave nothing".into())),
         };
+        sampler.accept(id);
         timings.generated_tokens += 1;
         if timings.generated_tokens == 1 {
             timings.time_to_first_token = start.elapsed();

@@ -68,7 +68,7 @@ impl Model {
 
     /// What the checkpoint recommends for sampling; greedy where it says nothing.
     pub fn default_sampling(&self) -> SamplingParams {
-        self.inner.sampling
+        self.inner.sampling.clone()
     }
 
     /// The tokens of a text to continue, with a beginning-of-sequence token where the model wants one.
@@ -135,7 +135,7 @@ impl Model {
     async fn answer(&self, tokens: Vec<u32>) -> Result<Response> {
         let mut events = self.submit(Request {
             tokens,
-            sampling: self.inner.sampling,
+            sampling: self.inner.sampling.clone(),
             max_tokens: None,
             ignore_eos: false,
         })?;
