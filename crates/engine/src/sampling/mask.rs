@@ -32,7 +32,7 @@ impl TokenMask {
     /// Whether the token is allowed.
     pub fn allows(&self, id: u32) -> bool {
         let word = self.words.get(id as usize / 32);
-        word.is_some_and(|word| word >> (id % 32) & 1 == 1)
+        word.is_some_and(|word| (word >> (id % 32)) & 1 == 1)
     }
 
     /// How many tokens are allowed.
@@ -54,22 +54,19 @@ impl TokenMask {
 
     /// Makes the scores of all other tokens minus infinity.
     pub(super) fn apply(&self, scores: &mut [f32]) {
-        let mut chunks = scores.chunks_mut(32);
-        for (chunk, &word) in chunks.by_ref().zip(&self.words) {
+        let words = self.words.iter().chain(std::iter::repeat(&0));
+        for (chunk, &word) in scores.chunks_mut(32).zip(words) {
             match word {
                 0 => chunk.fill(f32::NEG_INFINITY),
                 u32::MAX => {}
                 _ => {
                     for (bit, score) in chunk.iter_mut().enumerate() {
-                        if word >> bit & 1 == 0 {
+                        if (word >> bit) & 1 == 0 {
                             *score = f32::NEG_INFINITY;
                         }
                     }
                 }
             }
-        }
-        for chunk in chunks {
-            chunk.fill(f32::NEG_INFINITY);
         }
     }
 }

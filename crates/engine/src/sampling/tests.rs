@@ -98,7 +98,7 @@ fn logits(rng: &mut ChaCha8Rng, size: usize, spread: f32) -> Vec<f32> {
 fn every_filter_is_what_its_definition_says() {
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     let mut drawn = 0;
-    for round in 0..3000u64 {
+    for round in 0..800u64 {
         let size = 1 + (rng.next_u64() % 700) as usize;
         let spread = [0.1, 1.0, 4.0][(round % 3) as usize];
         let scores = logits(&mut rng, size, spread);
@@ -139,7 +139,7 @@ fn every_filter_is_what_its_definition_says() {
             drawn += 1;
         }
     }
-    assert!(drawn > 10_000);
+    assert!(drawn > 3000);
 }
 
 #[test]
@@ -192,7 +192,11 @@ fn a_seed_means_these_tokens_everywhere() {
     assert_ne!(run(&with(|p| p.seed = None)), run(&with(|p| p.seed = None)));
 }
 
-const GOLDEN: [[u32; 12]; 3] = [[0; 12]; 3];
+const GOLDEN: [[u32; 12]; 3] = [
+    [160, 166, 706, 734, 603, 363, 84, 854, 363, 996, 199, 387],
+    [150, 161, 726, 737, 625, 363, 90, 857, 363, 999, 221, 393],
+    [161, 161, 715, 737, 603, 363, 79, 857, 363, 999, 199, 382],
+];
 
 #[test]
 fn each_token_takes_one_random_number() {
@@ -262,10 +266,10 @@ fn penalties_are_those_of_the_definitions() {
         allowed_length: 1,
         ..Dry::default()
     };
-    // The end, 2, was followed by 3.
+    // The end, 3 and 2, was followed by 3.
     assert_eq!(
         scores(with(|p| p.dry = Some(dry))),
-        [4.0, 4.0, 4.0, -5.0, 4.0]
+        [4.0, 4.0, 4.0, -5.75, 4.0]
     );
 }
 
