@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
 };
 
 use biplane_models::{
@@ -60,7 +61,7 @@ pub fn convert(
         )));
     }
     let hidden = format!(".{}.{}.partial", name.to_string_lossy(), std::process::id());
-    let partial = Partial(output.with_file_name(hidden));
+    let partial = Partial::new(output.with_file_name(hidden));
     let converted = write(&builder, &opened, &partial.0, format)?;
     if output.exists() {
         let old = match output.is_dir() {
@@ -128,16 +129,45 @@ fn embedding_rows(opened: &Opened) -> Result<usize> {
     rows.ok_or_else(|| Error::Request(format!("{} has no embedding", source.path().display())))
 }
 
+/// What is being written in this process.
+static UNFINISHED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+/// Removes what [`convert`] has begun and not finished in this process: for a program that is about to
+/// end, as by Ctrl-C. A conversion that goes on meanwhile fails.
+pub fn remove_unfinished() {
+    let unfinished = UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner);
+    for path in unfinished.iter() {
+        // Between its files' removal and its own a folder may have got another one.
+        for _ in 0..3 {
+            remove(path);
+        }
+    }
+}
+
 /// A file or directory that goes away unless it is renamed.
 struct Partial(PathBuf);
 
+impl Partial {
+    fn new(path: PathBuf) -> Self {
+        let mut unfinished = UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner);
+        unfinished.push(path.clone());
+        Partial(path)
+    }
+}
+
 impl Drop for Partial {
     fn drop(&mut self) {
-        let _ = match self.0.is_dir() {
-            true => fs::remove_dir_all(&self.0),
-            false => fs::remove_file(&self.0),
-        };
+        remove(&self.0);
+        let mut unfinished = UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner);
+        unfinished.retain(|path| *path != self.0);
     }
+}
+
+fn remove(path: &Path) {
+    let _ = match path.is_dir() {
+        true => fs::remove_dir_all(path),
+        false => fs::remove_file(path),
+    };
 }
 
 fn same_file(a: &Path, b: &Path) -> bool {

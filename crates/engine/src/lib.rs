@@ -21,6 +21,7 @@ mod convert;
 mod engine;
 mod error;
 pub mod evaluate;
+mod files;
 mod generation;
 pub mod grammar;
 pub mod hub;
@@ -43,10 +44,10 @@ pub use builder::{ModelBuilder, Progress};
 pub use builders::{
     GgufModelBuilder, MlxDevice, MlxModelBuilder, MlxSpecificConfig, TextModelBuilder,
 };
-pub use convert::convert;
 pub use engine::{
     BUCKETS, EngineConfig, Guess, Histogram, Metrics, Pooling, Recorded, Speculation,
 };
+pub use convert::{convert, remove_unfinished};
 pub use error::{Error, Result};
 pub use generation::{Event, FinishReason, Request, Response, Timings};
 pub use grammar::Constraint;

@@ -40,7 +40,7 @@ pub use kv_cache::CacheSpec;
 pub use layers::{Embedding, LayerNorm, Linear, RmsNorm};
 pub use model::{Architecture, Dimensions, Model};
 pub use quantization::Quantization;
-pub use registry::{LoadRequest, SUPPORTED, auto_dtype, load};
+pub use registry::{LoadRequest, SUPPORTED, auto_dtype, check_config, load};
 pub use requantize::Form;
 pub use runner::{ModelInfo, ModelRunner, SlotId, SpanOutput, SpanPlan, StepPlan, Want};
 pub use step::Step;

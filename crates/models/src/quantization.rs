@@ -75,8 +75,11 @@ fn spec(entry: &serde_json::Map<String, Value>, name: &str) -> Result<Option<Aff
             ));
         }
     }
-    let (Some(bits), Some(group)) = (entry.get("bits"), entry.get("group_size")) else {
-        return Ok(None);
+    let (bits, group) = match (entry.get("bits"), entry.get("group_size")) {
+        (Some(bits), Some(group)) => (bits, group),
+        (None, None) => return Ok(None),
+        (Some(_), None) => return Err(format!("{name}: bits without a group_size")),
+        (None, Some(_)) => return Err(format!("{name}: a group_size without bits")),
     };
     let known = |value: &Value, allowed: &[u64]| value.as_u64().filter(|v| allowed.contains(v));
     let bits = known(bits, &[2, 3, 4, 5, 6, 8])
@@ -123,6 +126,9 @@ mod tests {
             error(json!({"quantization": {"bits": 4, "group_size": 0}})).contains("group_size 0")
         );
         assert!(error(json!({"quantization": 4})).contains("object"));
+        assert!(error(json!({"quantization": {"bits": 4}})).contains("without a group_size"));
+        let own = json!({"bits": 4, "group_size": 64, "lm_head": {"group_size": 32}});
+        assert!(error(json!({"quantization": own})).contains("lm_head: a group_size without"));
         assert!(Quantization::from_config(&json!({})).unwrap().is_dense());
     }
 }

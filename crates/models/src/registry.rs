@@ -1,13 +1,13 @@
 //! The architectures there are, and how a checkpoint becomes a running model.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use biplane_backend::{Backend, DType};
 
 use crate::{
     Error, Isq, Result, Weights,
-    checkpoint::{Metadata, Opened},
-    config::text_config,
+    checkpoint::{Checkpoint, Metadata, Opened, RawTensor},
+    config::{only, text_config},
     gguf_config,
     isq::IsqPlan,
     loader::Loader,
@@ -166,6 +166,8 @@ pub(crate) fn describe<A: Architecture>(opened: &Opened, names: Names) -> Result
                 reason,
             };
             let text = text_config(json);
+            // mlx-lm's name for the other pairing of RoPE, which no published checkpoint has.
+            only(&text, "rope_traditional", &[false.into()]).map_err(error)?;
             let config = A::config(&text).map_err(error)?;
             let quantization = Quantization::from_config(json).map_err(error)?;
             let stored = ["torch_dtype", "dtype"]
@@ -198,6 +200,51 @@ pub(crate) fn describe<A: Architecture>(opened: &Opened, names: Names) -> Result
                 config,
             })
         }
+    }
+}
+
+/// Whether a `config.json` is of a model that can be loaded, before there are any weights.
+///
+/// # Errors
+/// As [`load`], for what is wrong with the configuration; `dir` is where it lies.
+pub fn check_config(dir: &Path, config: &serde_json::Value) -> Result<()> {
+    struct Check<'a>(&'a Opened);
+    impl Visitor for Check<'_> {
+        type Output = ();
+
+        fn visit<A: Architecture>(self, names: Names) -> Result<()> {
+            describe::<A>(self.0, names).map(|_| ())
+        }
+    }
+    let opened = Opened {
+        checkpoint: Box::new(NoTensors(dir.to_owned())),
+        metadata: Metadata::HuggingFace {
+            config: config.clone(),
+            generation_config: None,
+            dir: dir.to_owned(),
+        },
+    };
+    visit(&opened, Check(&opened))
+}
+
+/// A checkpoint whose weights are still to come.
+struct NoTensors(PathBuf);
+
+impl Checkpoint for NoTensors {
+    fn path(&self) -> &Path {
+        &self.0
+    }
+
+    fn names(&self) -> Vec<&str> {
+        Vec::new()
+    }
+
+    fn size_in_bytes(&self) -> usize {
+        0
+    }
+
+    fn tensor(&self, _: &str) -> Result<Option<RawTensor<'_>>> {
+        Ok(None)
     }
 }
 

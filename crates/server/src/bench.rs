@@ -1,6 +1,9 @@
 //! `biplane bench`
 
-use std::process::{Command, Stdio};
+use std::{
+    fmt::Write as _,
+    process::{Command, ExitCode, Stdio},
+};
 
 use anyhow::{Context, bail};
 use biplane::{
@@ -10,7 +13,7 @@ use biplane::{
 
 use crate::{cli::BenchArgs, report};
 
-pub fn bench(args: BenchArgs) -> anyhow::Result<()> {
+pub fn bench(args: BenchArgs) -> anyhow::Result<ExitCode> {
     let mut backends = args.backend.clone();
     if backends.is_empty() {
         backends.extend(BackendKind::compiled());
@@ -28,21 +31,27 @@ pub fn bench(args: BenchArgs) -> anyhow::Result<()> {
                 &settings,
             )?)?]
         }
-        many => many
-            .iter()
-            .map(|backend| in_child(*backend))
-            .collect::<anyhow::Result<_>>()?,
+        many => {
+            let mut results = Vec::new();
+            for backend in many {
+                match in_child(*backend)? {
+                    Ok(result) => results.push(result),
+                    Err(code) => return Ok(code),
+                }
+            }
+            results
+        }
     };
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&results)?);
-    } else {
-        table(&results)?;
-    }
-    Ok(())
+    report::data(&match args.json {
+        true => format!("{}\n", serde_json::to_string_pretty(&results)?),
+        false => table(&results)?,
+    })?;
+    Ok(ExitCode::SUCCESS)
 }
 
-/// Measures one backend in a process of its own: peak memory and load time are of the process.
-fn in_child(backend: BackendKind) -> anyhow::Result<serde_json::Value> {
+/// Measures one backend in a process of its own: peak memory and load time are of the process. The
+/// exit code of one that fails: it has said why.
+fn in_child(backend: BackendKind) -> anyhow::Result<Result<serde_json::Value, ExitCode>> {
     let program = std::env::current_exe().context("this program's own path")?;
     let mut arguments: Vec<String> = Vec::new();
     let mut given = std::env::args().skip(1);
@@ -60,19 +69,24 @@ fn in_child(backend: BackendKind) -> anyhow::Result<serde_json::Value> {
         .stderr(Stdio::inherit())
         .output()
         .with_context(|| format!("measuring {backend}"))?;
-    if !output.status.success() {
-        bail!("measuring {backend} failed");
+    match output.status.code() {
+        Some(0) => {}
+        Some(code) => return Ok(Err(ExitCode::from(u8::try_from(code).unwrap_or(1)))),
+        None => bail!("measuring {backend} was ended: {}", output.status),
     }
     let results: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout)
         .with_context(|| format!("the figures of {backend}"))?;
     results
         .into_iter()
         .next()
+        .map(Ok)
         .with_context(|| format!("{backend} gave no figures"))
 }
 
-fn table(results: &[serde_json::Value]) -> anyhow::Result<()> {
-    println!(
+fn table(results: &[serde_json::Value]) -> anyhow::Result<String> {
+    let mut out = String::new();
+    writeln!(
+        out,
         "{:8} {:6} {:5} {:>7} {:>15} {:>14} {:>12} {:>10} {:>12}",
         "backend",
         "device",
@@ -83,10 +97,11 @@ fn table(results: &[serde_json::Value]) -> anyhow::Result<()> {
         "first token",
         "load",
         "peak memory"
-    );
+    )?;
     for value in results {
         let r: BenchResult = serde_json::from_value(value.clone())?;
-        println!(
+        writeln!(
+            out,
             "{:8} {:6} {:5} {:>7} {:>15.1} {:>14.1} {:>9.0} ms {:>7.0} ms {:>12}",
             r.backend,
             r.device,
@@ -97,7 +112,7 @@ fn table(results: &[serde_json::Value]) -> anyhow::Result<()> {
             r.time_to_first_token_ms,
             r.load_ms,
             report::bytes(r.peak_memory_bytes),
-        );
+        )?;
     }
-    Ok(())
+    Ok(out)
 }

@@ -181,7 +181,7 @@ pub struct BenchArgs {
     pub model: ModelArgs,
 
     /// Engines to measure, each in a process of its own; all in this build by default.
-    #[arg(long, value_delimiter = ',', value_parser = backend)]
+    #[arg(long, env = "BIPLANE_BACKEND", value_delimiter = ',', value_parser = backend)]
     pub backend: Vec<BackendKind>,
 
     /// Tokens of the prompt.

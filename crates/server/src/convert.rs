@@ -1,14 +1,15 @@
 //! `biplane quantize` and `biplane convert`
 
-use std::sync::Arc;
-
-use anyhow::bail;
+use anyhow::{Context, bail};
 use biplane::{ModelBuilder, OutputFormat, memory};
 
 use crate::{
     cli::ConvertArgs,
     report::{self, Progress},
 };
+
+/// What shells give for a program that Ctrl-C ended.
+const INTERRUPTED: i32 = 130;
 
 pub fn quantize(args: ConvertArgs) -> anyhow::Result<()> {
     if args.isq.isq.is_none() && args.isq.isq_override.is_empty() {
@@ -28,26 +29,27 @@ pub fn convert(args: ConvertArgs) -> anyhow::Result<()> {
         true => OutputFormat::Gguf,
         false => OutputFormat::Mlx,
     });
-    let progress = Arc::new(Progress::new(false));
-    let shown = Arc::clone(&progress);
     let builder = match &args.model {
         Some(model) => ModelBuilder::new(model),
         None => ModelBuilder::starter(),
     };
-    let builder = args
-        .isq
-        .apply(builder)
-        .with_progress(move |p| shown.update(p.task, p.done, p.total));
-    let result = biplane::convert(builder, &args.output, format, args.force);
+    // What is unfinished must not stay behind.
+    ctrlc::set_handler(|| {
+        biplane::remove_unfinished();
+        std::process::exit(INTERRUPTED);
+    })
+    .context("the handler of Ctrl-C")?;
+    let progress = Progress::new(false);
+    let builder = progress.watch(args.isq.apply(builder));
+    let converted = biplane::convert(builder, &args.output, format, args.force)?;
     progress.clear();
-    let converted = result?;
     let bits = converted.weight_bytes as f64 * 8.0 / converted.parameters.max(1) as f64;
-    eprintln!(
+    report::note(&format!(
         "{}: {} of weights, {bits:.2} bits a parameter, {} matrices quantized · peak memory {}",
         args.output.display(),
         report::bytes(converted.weight_bytes as u64),
         converted.quantized,
         report::bytes(memory::peak_resident_bytes().unwrap_or(0)),
-    );
+    ));
     Ok(())
 }

@@ -1,16 +1,16 @@
 //! `biplane verify` and `biplane perplexity`
 
-use std::{path::Path, process::ExitCode, sync::Arc};
+use std::{fmt::Write as _, path::Path, process::ExitCode};
 
 use anyhow::{Context, bail};
 use biplane::{
-    BackendKind, ModelBuilder,
+    BackendKind,
     evaluate::{self, PerplexitySettings, Tolerances, VerifyReport, VerifySettings},
 };
 
 use crate::{
     cli::{PerplexityArgs, VerifyArgs},
-    report::Progress,
+    report::{self, Progress},
 };
 
 pub fn perplexity(args: PerplexityArgs) -> anyhow::Result<()> {
@@ -22,17 +22,17 @@ pub fn perplexity(args: PerplexityArgs) -> anyhow::Result<()> {
     let settings = PerplexitySettings {
         window: args.window,
     };
-    let builder = with_progress(args.model.builder(backend));
+    let progress = Progress::new(false);
+    let builder = progress.watch(args.model.builder(backend));
     let result = evaluate::perplexity(builder, &text, &settings)?;
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&result)?);
-    } else {
-        println!(
-            "perplexity {:.4} (NLL {:.5} ± {:.5} over {} tokens, windows of {})",
+    progress.clear();
+    report::data(&match args.json {
+        true => format!("{}\n", serde_json::to_string_pretty(&result)?),
+        false => format!(
+            "perplexity {:.4} (NLL {:.5} ± {:.5} over {} tokens, windows of {})\n",
             result.perplexity, result.nll, result.standard_error, result.tokens, result.window
-        );
-    }
-    Ok(())
+        ),
+    })
 }
 
 pub fn verify(args: VerifyArgs) -> anyhow::Result<ExitCode> {
@@ -62,26 +62,17 @@ pub fn verify(args: VerifyArgs) -> anyhow::Result<ExitCode> {
     if let Some(file) = &args.text {
         settings.text = read(file)?;
     }
-    let builder = with_progress(args.model.builder(backends[0]));
+    let progress = Progress::new(false);
+    let builder = progress.watch(args.model.builder(backends[0]));
     let report = evaluate::verify(builder, &settings)?;
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
-    } else {
-        table(&report);
-    }
+    progress.clear();
+    report::data(&match args.json {
+        true => format!("{}\n", serde_json::to_string_pretty(&report)?),
+        false => table(&report)?,
+    })?;
     Ok(match report.agree {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
-    })
-}
-
-fn with_progress(builder: ModelBuilder) -> ModelBuilder {
-    let progress = Arc::new(Progress::new(false));
-    builder.with_progress(move |p| {
-        progress.update(p.task, p.done, p.total);
-        if p.total > 0 && p.done >= p.total {
-            progress.clear();
-        }
     })
 }
 
@@ -89,13 +80,15 @@ fn read(file: &Path) -> anyhow::Result<String> {
     std::fs::read_to_string(file).with_context(|| file.display().to_string())
 }
 
-fn table(r: &VerifyReport) {
+fn table(r: &VerifyReport) -> Result<String, std::fmt::Error> {
+    let mut out = String::new();
     let [a, b] = [0, 1].map(|i| format!("{} ({}, {})", r.backends[i], r.devices[i], r.dtypes[i]));
-    println!("{a} against {b}\n");
-    println!(
+    writeln!(out, "{a} against {b}\n")?;
+    writeln!(
+        out,
         "{:42} {:>6} {:>10} {:>9}  first difference",
         "prompt", "same", "max logit", "KL"
-    );
+    )?;
     for p in &r.prompts {
         let first = match &p.divergence {
             None => "none".to_owned(),
@@ -108,13 +101,15 @@ fn table(r: &VerifyReport) {
         if prompt.chars().count() > 42 {
             prompt = prompt.chars().take(41).chain(['…']).collect();
         }
-        println!(
+        writeln!(
+            out,
             "{prompt:42} {:>6} {:>10.2e} {:>9.2e}  {first}",
             p.same_tokens, p.max_logit_difference, p.kl
-        );
+        )?;
     }
     let t = &r.text;
-    println!(
+    writeln!(
+        out,
         "\ntext of {} predicted tokens\n  top-1 agreement  {:.2} %{}\n  max logit        {:.2e}\n  KL               {:.2e}\n  NLL              {:.6} and {:.6}, difference {:.2e}\n  perplexity       {:.4} and {:.4}\n  seconds          {:.1} and {:.1}",
         t.tokens,
         100.0 * t.top1_agreement,
@@ -132,8 +127,9 @@ fn table(r: &VerifyReport) {
         t.perplexity[1],
         t.seconds[0],
         t.seconds[1],
-    );
-    println!(
+    )?;
+    writeln!(
+        out,
         "\n{}: the limits are an NLL difference of {} and a top-1 agreement of {} %",
         if r.agree {
             "the backends agree"
@@ -142,5 +138,6 @@ fn table(r: &VerifyReport) {
         },
         r.tolerances.nll,
         100.0 * r.tolerances.top1
-    );
+    )?;
+    Ok(out)
 }

@@ -1,4 +1,6 @@
 //! The program `biplane`.
+// These panic when nobody reads; see `report`.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod bench;
 mod cli;
@@ -13,7 +15,14 @@ use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    let cli = cli::Cli::parse();
+    let cli = match cli::Cli::try_parse() {
+        Ok(cli) => cli,
+        // clap's own exit code for wrong arguments, 2, means here that a model was not found.
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(u8::from(error.use_stderr()));
+        }
+    };
     let filter = EnvFilter::try_from_env("BIPLANE_LOG").unwrap_or_else(|_| {
         // A hub that is away is an error of hf-hub's, but for us a reason to look elsewhere.
         EnvFilter::new(match cli.verbose {
@@ -30,7 +39,7 @@ fn main() -> ExitCode {
         .init();
     let result = match cli.command {
         cli::Command::Run(args) => run::run(args).map(|()| ExitCode::SUCCESS),
-        cli::Command::Bench(args) => bench::bench(args).map(|()| ExitCode::SUCCESS),
+        cli::Command::Bench(args) => bench::bench(args),
         cli::Command::Quantize(args) => convert::quantize(args).map(|()| ExitCode::SUCCESS),
         cli::Command::Convert(args) => convert::convert(args).map(|()| ExitCode::SUCCESS),
         cli::Command::Verify(args) => evaluate::verify(args),

@@ -1,12 +1,34 @@
-//! What a person sees on standard error: progress, figures, failures.
+//! What the program says: data on standard output; progress, figures and failures on standard error.
 
-use std::{io::IsTerminal, process::ExitCode, sync::Mutex, time::Duration};
+use std::{
+    io::{self, IsTerminal, Write},
+    process::ExitCode,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
+use anyhow::Context;
+use biplane::ModelBuilder;
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Progress bars on a terminal, one line a task elsewhere.
+/// Writes data to standard output. A reader that has gone away wants no more of it, which is no
+/// failure.
+pub fn data(text: &str) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("standard output"),
+    }
+}
+
+/// Writes a line to standard error, if anyone listens.
+pub fn note(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Progress bars on a terminal, one line a task elsewhere; gone when it is dropped.
 pub struct Progress {
-    bar: Mutex<Option<(String, ProgressBar)>>,
+    bar: Arc<Mutex<Option<(String, ProgressBar)>>>,
     shown: bool,
 }
 
@@ -14,40 +36,63 @@ impl Progress {
     /// Shows nothing when `quiet`.
     pub fn new(quiet: bool) -> Self {
         Progress {
-            bar: Mutex::new(None),
+            bar: Arc::default(),
             shown: !quiet,
         }
     }
 
-    /// `done` of `total` bytes of a task; a total of 0 is unknown.
-    pub fn update(&self, task: &str, done: u64, total: u64) {
+    /// Shows how far a builder has come.
+    pub fn watch(&self, builder: ModelBuilder) -> ModelBuilder {
         if !self.shown {
-            return;
+            return builder;
         }
-        let Ok(mut slot) = self.bar.lock() else {
-            return;
-        };
-        if slot.as_ref().is_none_or(|(name, _)| name != task) {
-            if let Some((_, old)) = slot.take() {
-                old.finish_and_clear();
-            }
-            if !std::io::stderr().is_terminal() && task != LOADING {
-                eprintln!("{task}");
-            }
-            *slot = Some((task.to_owned(), bar(task)));
-        }
-        if let Some((_, bar)) = &*slot {
-            bar.set_length(total);
-            bar.set_position(done);
-        }
+        let bar = Arc::clone(&self.bar);
+        builder.with_progress(move |p| update(&bar, p))
     }
 
     /// Removes what is shown.
     pub fn clear(&self) {
-        if let Ok(mut slot) = self.bar.lock()
-            && let Some((_, bar)) = slot.take()
-        {
-            bar.finish_and_clear();
+        clear(&self.bar);
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+fn clear(bar: &Mutex<Option<(String, ProgressBar)>>) {
+    if let Ok(mut slot) = bar.lock()
+        && let Some((_, bar)) = slot.take()
+    {
+        bar.finish_and_clear();
+    }
+}
+
+fn update(shown: &Mutex<Option<(String, ProgressBar)>>, p: biplane::Progress<'_>) {
+    let Ok(mut slot) = shown.lock() else {
+        return;
+    };
+    if slot.as_ref().is_none_or(|(name, _)| name != p.task) {
+        if let Some((_, old)) = slot.take() {
+            old.finish_and_clear();
+        }
+        if !io::stderr().is_terminal() && p.task != LOADING {
+            note(p.task);
+        }
+        *slot = Some((p.task.to_owned(), bar(p.task)));
+    }
+    if let Some((_, shown)) = &mut *slot {
+        let done = p.total > 0 && p.done >= p.total;
+        // The same task once more: another backend loads.
+        if shown.is_finished() && !done {
+            *shown = bar(p.task);
+        }
+        shown.set_length(p.total);
+        shown.set_position(p.done);
+        if done {
+            shown.finish_and_clear();
         }
     }
 }
@@ -81,7 +126,7 @@ pub fn bytes(n: u64) -> String {
 
 /// Says what went wrong; chooses the exit code.
 pub fn failure(error: &anyhow::Error) -> ExitCode {
-    eprintln!("error: {error:#}");
+    note(&format!("error: {}", in_words(error)));
     let code = match error.downcast_ref::<biplane::Error>() {
         Some(biplane::Error::Hub(hub)) if hub.is_not_found() => 2,
         Some(biplane::Error::Hub(hub)) if hub.is_gated() => 3,
@@ -96,12 +141,42 @@ pub fn failure(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(code)
 }
 
+/// An error and its causes, but for those whose words are in it already.
+fn in_words(error: &anyhow::Error) -> String {
+    let mut words = error.to_string();
+    for cause in error.chain().skip(1) {
+        let cause = cause.to_string();
+        if !words.ends_with(&cause) {
+            words = format!("{words}: {cause}");
+        }
+    }
+    words
+}
+
 #[cfg(test)]
 mod tests {
+    use anyhow::Context;
+
     #[test]
     fn bytes_for_people() {
         assert_eq!(super::bytes(999), "999 B");
         assert_eq!(super::bytes(300 << 20), "300 MiB");
         assert_eq!(super::bytes(3 << 29), "1.50 GiB");
+    }
+
+    #[test]
+    fn every_cause_is_said_once() {
+        let file = || std::io::Error::other("the disk is on fire");
+        let io = biplane::Error::Io {
+            path: "a.gguf".into(),
+            source: file(),
+        };
+        let words = |e: anyhow::Error| super::in_words(&e);
+        assert_eq!(words(io.into()), "a.gguf: the disk is on fire");
+        let deep = Err::<(), _>(file()).context("b.txt").context("reading");
+        assert_eq!(
+            words(deep.unwrap_err()),
+            "reading: b.txt: the disk is on fire"
+        );
     }
 }

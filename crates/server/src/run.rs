@@ -1,9 +1,6 @@
 //! `biplane run`
 
-use std::{
-    io::{IsTerminal, Read, Write},
-    sync::Arc,
-};
+use std::io::{IsTerminal, Read, Write};
 
 use anyhow::{Context, bail};
 use biplane::{BackendKind, Event, FinishReason, Message, Request, Timings};
@@ -19,12 +16,8 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
         None => BackendKind::default_here()?,
     };
     let prompt = prompt(args.prompt.as_deref())?;
-    let progress = Arc::new(Progress::new(args.quiet));
-    let shown = Arc::clone(&progress);
-    let mut builder = args
-        .model
-        .builder(backend)
-        .with_progress(move |p| shown.update(p.task, p.done, p.total));
+    let progress = Progress::new(args.quiet);
+    let mut builder = progress.watch(args.model.builder(backend));
     if let Some(file) = &args.chat_template {
         let template =
             std::fs::read_to_string(file).with_context(|| format!("{}", file.display()))?;
@@ -125,7 +118,7 @@ fn figures(model: &biplane::Model, reason: FinishReason, t: &Timings) {
     } else {
         ""
     };
-    eprintln!(
+    report::note(&format!(
         "{} on {} · prompt {} tokens, {:.1} tok/s · first token {:.0} ms · {} tokens{cut}, {:.1} tok/s{memory}",
         model.info().backend,
         model.info().device,
@@ -134,5 +127,5 @@ fn figures(model: &biplane::Model, reason: FinishReason, t: &Timings) {
         t.time_to_first_token.as_secs_f64() * 1e3,
         t.generated_tokens,
         t.decode_tokens_per_second(),
-    );
+    ));
 }

@@ -195,6 +195,9 @@ pub enum Error {
         /// The sum it has.
         got: String,
     },
+    /// The model's configuration is of none that can be loaded: its weights were not downloaded.
+    #[error(transparent)]
+    Model(#[from] biplane_models::Error),
     /// A download is longer or shorter than it should be.
     #[error("{what}: {got} bytes, expected {expected}; the download was discarded, try again")]
     Size {
@@ -240,8 +243,8 @@ impl Error {
 ///
 /// # Errors
 /// [`Error::NotFound`] when there is none of that name; [`Error::Gated`], [`Error::NoRevision`],
-/// [`Error::Unreachable`], [`Error::NotCached`], [`Error::Quant`], [`Error::Format`], or what went
-/// wrong with a file.
+/// [`Error::Unreachable`], [`Error::NotCached`], [`Error::Quant`], [`Error::Format`], [`Error::Model`],
+/// or what went wrong with a file.
 pub fn resolve(
     spec: &str,
     options: &Options,

@@ -3,25 +3,34 @@
 mod cache;
 mod choose;
 mod client;
+mod download;
 mod spec;
 #[cfg(test)]
 mod tests;
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use self::{
     cache::Cache,
-    choose::{Choice, INDEX, Listed, choose, shards},
+    choose::{CONFIG, Choice, Hash, INDEX, Listed, choose, shards},
     client::Hub,
     spec::{Spec, is_commit},
 };
 use super::{Error, Options, Progress, Result};
+use crate::files;
 
 /// How long the hub may take to say anything.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The same where there is another source.
 const HASTE: Duration = Duration::from_secs(5);
+
+/// How long a download may bring nothing.
+const STALL: Duration = Duration::from_secs(60);
 
 /// The model of a name; `None` where it cannot be a name on the hub.
 ///
@@ -81,28 +90,45 @@ fn fetch(
     let commit = hub.commit(spec.revision)?;
     let files = hub.files(&commit)?;
     let mut get = |name: &str| match files.get(name) {
-        Some(listed) => hub.get(&commit, name, *listed, None, progress),
+        Some(listed) => hub.get(&commit, name, listed, progress),
         None => Err(hub.failed(name, "the hub does not have it")),
     };
     let path = match choose(spec, &files)? {
         Choice::Gguf(file) => get(&file)?,
-        Choice::Directory(names) => {
-            for name in &names {
-                let path = get(name)?;
-                if name == INDEX {
-                    let index = fs::read(&path).map_err(|source| Error::io(&path, source, 0))?;
-                    for shard in shards(&index).map_err(|reason| hub.failed(INDEX, reason))? {
-                        get(&shard)?;
-                    }
+        Choice::Directory { beside, weights } => {
+            let snapshot = hub.cache.snapshot(&commit);
+            for name in &beside {
+                get(name)?;
+            }
+            // Before gigabytes are fetched for nothing.
+            check_config(&snapshot)?;
+            let path = get(weights)?;
+            if weights == INDEX {
+                let index = fs::read(&path).map_err(|source| Error::io(&path, source, 0))?;
+                for shard in shards(&index).map_err(|reason| hub.failed(INDEX, reason))? {
+                    get(&shard)?;
                 }
             }
-            hub.cache.snapshot(&commit)
+            snapshot
         }
     };
     if let Err(error) = hub.cache.remember(spec.revision(), &commit) {
         tracing::warn!(%error, "the cache cannot be written; the model will not be found offline");
     }
     Ok(path)
+}
+
+/// Refuses a model that could not be loaded.
+fn check_config(dir: &Path) -> Result<()> {
+    let path = dir.join(CONFIG);
+    let bytes = files::read(&path).map_err(|source| Error::io(&path, source, 0))?;
+    let config = serde_json::from_slice(&bytes.unwrap_or_default()).map_err(|error| {
+        biplane_models::Error::Malformed {
+            path,
+            reason: error.to_string(),
+        }
+    })?;
+    Ok(biplane_models::check_config(dir, &config)?)
 }
 
 /// One file that is known beforehand.
@@ -142,7 +168,7 @@ pub(super) fn pinned(
     let commit = hub.commit(spec.revision)?;
     let listed = Listed {
         size: wanted.size,
-        lfs: true,
+        hash: Hash::sha256(wanted.sha256),
     };
-    hub.get(&commit, wanted.file, listed, Some(wanted.sha256), progress)
+    hub.get(&commit, wanted.file, &listed, progress)
 }

@@ -5,6 +5,7 @@ use std::{fs, io, path::Path};
 use serde_json::Value;
 
 use super::{Error, Result};
+use crate::files;
 
 /// The text of a chat template.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,14 +118,13 @@ fn from_json(value: &Value, origin: String) -> Result<Source> {
 }
 
 fn read(path: &Path) -> Result<Option<String>> {
-    match fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(Error::Io {
+    let text = |bytes| String::from_utf8(bytes).map_err(io::Error::other);
+    files::read(path)
+        .and_then(|bytes| bytes.map(text).transpose())
+        .map_err(|source| Error::Io {
             path: path.to_owned(),
             source,
-        }),
-    }
+        })
 }
 
 #[cfg(test)]

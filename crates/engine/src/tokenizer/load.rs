@@ -1,6 +1,6 @@
 //! Tokenizers from a model directory in Hugging Face's layout.
 
-use std::{fs, io, path::Path};
+use std::path::Path;
 
 use serde_json::Value;
 use tokenizers::AddedToken;
@@ -9,6 +9,7 @@ use super::{
     Error, Result, Tokenizer, caught,
     pieces::{PieceRules, Pieces},
 };
+use crate::files;
 
 impl Tokenizer {
     /// Reads `tokenizer.json`, and `tokenizer_config.json` and `special_tokens_map.json` where they
@@ -64,14 +65,10 @@ impl Tokenizer {
 }
 
 pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>> {
-    match fs::read(path) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(Error::Io {
-            path: path.to_owned(),
-            source,
-        }),
-    }
+    files::read(path).map_err(|source| Error::Io {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 pub(super) fn read_json(path: &Path) -> Result<Option<Value>> {

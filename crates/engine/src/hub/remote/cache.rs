@@ -3,13 +3,14 @@
 //! describes it.
 
 use std::{
-    fs, io,
+    fs::{self, File, TryLockError},
+    io,
     path::{Path, PathBuf},
 };
 
 use super::{
-    choose::{Choice, Files, INDEX, Listed, choose, shards},
-    spec::{Spec, is_commit, is_hex},
+    choose::{Choice, Files, Hash, INDEX, Listed, choose, shards},
+    spec::{Spec, is_commit},
 };
 
 /// A model's folder in the cache.
@@ -63,14 +64,14 @@ impl Cache {
         if files.is_empty() {
             return Err(missing());
         }
-        let names = match choose(spec, &files).map_err(|error| error.to_string())? {
+        let weights = match choose(spec, &files).map_err(|error| error.to_string())? {
             Choice::Gguf(file) => return Ok(snapshot.join(file)),
-            Choice::Directory(names) => names,
+            Choice::Directory { weights, .. } => weights,
         };
         // Weights are fetched last: where they are, all that the model has is there, unless another
         // program chose the files.
         let mut wanted = vec!["tokenizer.json".to_owned()];
-        if names.iter().any(|name| name == INDEX) {
+        if weights == INDEX {
             let index = fs::read(snapshot.join(INDEX)).map_err(|error| error.to_string())?;
             wanted.extend(shards(&index).map_err(|error| format!("{INDEX}: {error}"))?);
         }
@@ -78,6 +79,54 @@ impl Cache {
             Some(file) => Err(file),
             None => Ok(snapshot),
         }
+    }
+
+    /// Where the bytes of a file are kept.
+    pub(super) fn blob(&self, hash: &Hash) -> PathBuf {
+        self.repo.join("blobs").join(hash.text())
+    }
+
+    /// Where they are gathered before they are whole.
+    pub(super) fn partial(&self, hash: &Hash) -> PathBuf {
+        let name = format!("{}.incomplete", hash.text());
+        self.repo.join("blobs").join(name)
+    }
+
+    /// The right to write a file, which the hub's other programs respect as well. Calls `waiting` where
+    /// one of them has it.
+    pub(super) fn lock(&self, hash: &Hash, waiting: impl FnOnce()) -> io::Result<File> {
+        let repo = self.repo.file_name().unwrap_or_default();
+        let folder = self.root.join(".locks").join(repo);
+        fs::create_dir_all(&folder)?;
+        fs::create_dir_all(self.repo.join("blobs"))?;
+        let file = File::create(folder.join(format!("{}.lock", hash.text())))?;
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) => waiting(),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+        file.lock()?;
+        Ok(file)
+    }
+
+    /// Gives a blob its name in a commit.
+    pub(super) fn link(&self, commit: &str, name: &str, hash: &Hash) -> io::Result<()> {
+        let path = self.snapshot(commit).join(name);
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        #[cfg(unix)]
+        {
+            // Relative, so that the cache may be moved.
+            let up = "../".repeat(2 + name.matches('/').count());
+            std::os::unix::fs::symlink(format!("{up}blobs/{}", hash.text()), path)
+        }
+        #[cfg(not(unix))]
+        fs::copy(self.blob(hash), path).map(drop)
     }
 
     /// Removes a file and the blob behind it.
@@ -90,14 +139,6 @@ impl Cache {
         }
         let _ = fs::remove_file(path);
     }
-}
-
-/// The sha256 that a file must have: an LFS file's ETag, which names its blob. Where the cache holds
-/// copies in place of links (Windows), the name is lost.
-pub(super) fn sum_of_blob(path: &Path) -> Option<String> {
-    let blob = fs::canonicalize(path).ok()?;
-    let name = blob.file_name()?.to_str()?;
-    (name.len() == 64 && is_hex(name)).then(|| name.to_owned())
 }
 
 /// The files below a folder; links that lead nowhere are none.
@@ -114,7 +155,7 @@ fn list(dir: &Path, prefix: &str, files: &mut Files) {
             }
             Ok(meta) if meta.is_file() => {
                 let size = meta.len();
-                files.insert(path, Listed { size, lfs: false });
+                files.insert(path, Listed { size, hash: None });
             }
             _ => {}
         }

@@ -6,16 +6,43 @@ use serde_json::Value;
 
 use super::{
     super::{Error, Result},
-    spec::Spec,
+    spec::{Spec, is_hex},
 };
 
 /// A file of a repository or of a snapshot.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Listed {
     /// Bytes.
     pub size: u64,
-    /// Kept in Git LFS, and so known by its sha256.
-    pub lfs: bool,
+    /// What the repository knows it by; `None` in a snapshot, or where the hub says nothing usable.
+    pub hash: Option<Hash>,
+}
+
+/// What a file is known by. It names the file in the cache: only hexadecimal digits ever get there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Hash {
+    /// Of a file in Git LFS: the sum of its bytes.
+    Sha256(String),
+    /// Of another: git's own.
+    Git(String),
+}
+
+impl Hash {
+    pub(super) fn sha256(text: &str) -> Option<Self> {
+        (text.len() == 64 && is_hex(text)).then(|| Self::Sha256(text.to_owned()))
+    }
+
+    pub(super) fn git(text: &str) -> Option<Self> {
+        // 64 digits in a repository of git's newer kind.
+        (matches!(text.len(), 40 | 64) && is_hex(text)).then(|| Self::Git(text.to_owned()))
+    }
+
+    /// Its digits.
+    pub(super) fn text(&self) -> &str {
+        match self {
+            Self::Sha256(text) | Self::Git(text) => text,
+        }
+    }
 }
 
 /// Files by path.
@@ -24,8 +51,13 @@ pub(super) type Files = BTreeMap<String, Listed>;
 /// What to load.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Choice {
-    /// Safetensors and what belongs to them; the weights or their index come last.
-    Directory(Vec<String>),
+    /// Safetensors and what belongs to them.
+    Directory {
+        /// Small files.
+        beside: Vec<String>,
+        /// The weights, or their index.
+        weights: &'static str,
+    },
     /// One GGUF file.
     Gguf(String),
 }
@@ -34,7 +66,8 @@ pub(super) enum Choice {
 pub(super) const INDEX: &str = "model.safetensors.index.json";
 
 const WEIGHTS: &str = "model.safetensors";
-const CONFIG: &str = "config.json";
+/// What kind of model it is.
+pub(super) const CONFIG: &str = "config.json";
 const BESIDE: [&str; 6] = [
     "generation_config.json",
     "tokenizer.json",
@@ -65,8 +98,11 @@ pub(super) fn choose(spec: &Spec<'_>, files: &Files) -> Result<Choice> {
                 .keys()
                 .filter(|f| f.strip_prefix(TEMPLATES).is_some_and(is_jinja));
             let names = [CONFIG].into_iter().chain(beside);
-            let names = names.chain(templates.map(String::as_str)).chain([weights]);
-            return Ok(Choice::Directory(names.map(str::to_owned).collect()));
+            let names = names.chain(templates.map(String::as_str));
+            return Ok(Choice::Directory {
+                beside: names.map(str::to_owned).collect(),
+                weights,
+            });
         }
     }
     gguf(spec, files).map(Choice::Gguf)
@@ -207,18 +243,40 @@ mod tests {
     fn pick(spec: &str, names: &[&str]) -> Result<Choice> {
         let listed = Listed {
             size: 1,
-            lfs: false,
+            hash: None,
         };
-        let files = names.iter().map(|n| ((*n).to_owned(), listed)).collect();
+        let files = names.iter().map(|n| ((*n).to_owned(), listed.clone()));
+        let files = files.collect();
         choose(&Spec::parse(spec).unwrap(), &files)
     }
 
-    fn directory(names: &[&str]) -> Choice {
-        Choice::Directory(names.iter().map(|n| (*n).to_owned()).collect())
+    fn directory(names: &[&str], weights: &'static str) -> Choice {
+        Choice::Directory {
+            beside: names.iter().map(|n| (*n).to_owned()).collect(),
+            weights,
+        }
     }
 
     #[test]
-    fn safetensors_come_first_and_their_weights_last() {
+    fn only_hashes_become_names() {
+        let (long, short) = ("0a".repeat(32), "0a".repeat(20));
+        assert_eq!(Hash::sha256(&long), Some(Hash::Sha256(long.clone())));
+        assert_eq!(Hash::git(&short), Some(Hash::Git(short.clone())));
+        assert_eq!(Hash::sha256(&short), None);
+        for bad in [
+            "",
+            "../x",
+            "/etc/passwd",
+            &long.to_uppercase(),
+            &"../".repeat(20),
+        ] {
+            assert_eq!(Hash::sha256(bad), None, "{bad}");
+            assert_eq!(Hash::git(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn safetensors_come_first() {
         let files = [
             "README.md",
             "additional_chat_templates/tool_use.jinja",
@@ -230,13 +288,8 @@ mod tests {
             "tokenizer.json",
         ];
         let template = "additional_chat_templates/tool_use.jinja";
-        let expected = [
-            "config.json",
-            "tokenizer.json",
-            template,
-            "model.safetensors",
-        ];
-        assert_eq!(pick("a/b", &files).unwrap(), directory(&expected));
+        let beside = ["config.json", "tokenizer.json", template];
+        assert_eq!(pick("a/b", &files).unwrap(), directory(&beside, WEIGHTS));
         assert_eq!(
             pick("a/b:model", &files).unwrap(),
             Choice::Gguf("model.gguf".into())
@@ -244,7 +297,7 @@ mod tests {
         let sharded = ["config.json", INDEX, "model-00001-of-00001.safetensors"];
         assert_eq!(
             pick("a/b", &sharded).unwrap(),
-            directory(&["config.json", INDEX])
+            directory(&["config.json"], INDEX)
         );
     }
 

@@ -1,38 +1,29 @@
-//! The hub itself: asking it, downloading from it, and what its refusals mean.
+//! Asking the hub, and what its refusals mean.
 
-use std::{
-    error::Error as _,
-    fs,
-    path::{Path, PathBuf},
-    sync::mpsc::{self, Sender},
-    thread,
-    time::Duration,
-};
+use std::{fs, path::PathBuf, sync::mpsc, thread, time::Duration};
 
-use hf_hub::{
-    HFClient, HFClientSync, HFError, HFRepositorySync, HFResult, RepoTypeModel,
-    progress::{DownloadEvent, ProgressEvent, ProgressHandler},
-    repository::RepoTreeEntry,
-};
+use hf_hub::{HFClient, HFError, HFRepository, RepoTypeModel};
+use reqwest::{Response, StatusCode, header};
+use serde::{Deserialize, de::DeserializeOwned};
+use tokio::runtime::{Builder, Runtime};
 
 use super::{
-    super::{Error, Options, Progress, Result, sha256},
-    cache::{Cache, sum_of_blob},
-    choose::{Files, Listed},
+    super::{Error, Options, Result},
+    cache::Cache,
+    choose::{Files, Hash, Listed},
     spec::{Spec, is_commit},
 };
 
-const POLL: Duration = Duration::from_millis(100);
-
-type Repo = HFRepositorySync<RepoTypeModel>;
-
 /// A model's repository on the hub.
 pub(super) struct Hub {
-    repo: Repo,
+    /// hf-hub's client, which knows the hub's ways to send files.
+    pub repo: HFRepository<RepoTypeModel>,
     id: String,
-    endpoint: String,
-    token_seen: bool,
+    api: Api,
+    /// How long the hub may take to answer a question.
     patience: Duration,
+    /// How long a download may bring nothing.
+    pub stall: Duration,
     pub cache: Cache,
 }
 
@@ -43,6 +34,7 @@ impl Hub {
         cache: Cache,
         patience: Duration,
     ) -> Result<Self> {
+        let token = options.token.clone().or_else(token_in_environment);
         // The program is here to answer soon: a retry, but no long back-off.
         let mut builder = HFClient::builder()
             .cache_dir(&cache.root)
@@ -50,209 +42,149 @@ impl Hub {
         if let Some(endpoint) = &options.endpoint {
             builder = builder.endpoint(endpoint);
         }
-        if let Some(token) = &options.token {
+        if let Some(token) = &token {
             builder = builder.token(token);
         }
         let endpoint = options.endpoint.clone().unwrap_or_default();
-        let unreachable = |error: HFError| Error::Unreachable {
+        let unreachable = |reason| Error::Unreachable {
             endpoint: endpoint.clone(),
-            reason: root_cause(&error),
+            reason,
         };
-        let client = builder.build().map_err(unreachable)?;
-        let endpoint = client.endpoint().to_owned();
-        let client = HFClientSync::from_inner(client).map_err(unreachable)?;
+        let client = builder.build().map_err(|e| unreachable(root_cause(&e)))?;
+        let http = reqwest::Client::builder()
+            .user_agent(concat!("biplane/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(|e| unreachable(root_cause(&e)))?;
         let (org, name) = hf_hub::split_id(spec.id);
         Ok(Self {
             repo: client.model(org, name),
             id: spec.id.to_owned(),
-            endpoint,
-            token_seen: options.token.is_some() || token_in_environment(),
+            api: Api {
+                http,
+                endpoint: client.endpoint().to_owned(),
+                token,
+            },
             patience,
+            stall: super::STALL,
             cache,
         })
     }
 
     /// The commit that a revision is.
     pub(super) fn commit(&self, revision: Option<&str>) -> Result<String> {
-        let wanted = revision.map(str::to_owned);
-        let info = self.ask(|repo| repo.info().maybe_revision(wanted).send());
-        let sha = info.map_err(|error| self.error(error, revision))?.sha;
+        #[derive(Deserialize)]
+        struct Info {
+            sha: Option<String>,
+        }
+        let path = match revision {
+            Some(revision) => format!("revision/{revision}"),
+            None => String::new(),
+        };
+        let info: Vec<Info> = self.ask(&path, revision)?;
+        let sha = info.into_iter().find_map(|info| info.sha);
         sha.filter(|sha| is_commit(sha))
             .ok_or_else(|| self.failed(&self.id, "the hub names no commit"))
     }
 
+    /// The files of a commit.
     pub(super) fn files(&self, commit: &str) -> Result<Files> {
-        let revision = commit.to_owned();
-        let list = |repo: Repo| repo.list_tree().revision(revision).recursive(true).send();
-        let entries = self.ask(list);
-        let entries = entries.map_err(|error| self.error(error, Some(commit)))?;
-        let file = |entry| match entry {
-            RepoTreeEntry::File {
-                path, size, lfs, ..
-            } => {
-                let lfs = lfs.is_some();
-                Some((path, Listed { size, lfs }))
-            }
-            RepoTreeEntry::Directory { .. } => None,
-        };
-        Ok(entries.into_iter().filter_map(file).collect())
-    }
-
-    /// Asks something that is answered at once or not at all.
-    fn ask<T: Send + 'static>(
-        &self,
-        question: impl FnOnce(Repo) -> HFResult<T> + Send + 'static,
-    ) -> Result<T, Option<HFError>> {
-        let (sender, answer) = mpsc::channel();
-        let repo = self.repo.clone();
-        // The client waits for a connection as long as the system does, minutes: that goes on alone.
-        thread::spawn(move || {
-            let _ = sender.send(question(repo));
-        });
-        match answer.recv_timeout(self.patience) {
-            Ok(answer) => answer.map_err(Some),
-            Err(_) => Err(None),
+        #[derive(Deserialize)]
+        struct Entry {
+            r#type: String,
+            path: String,
+            #[serde(default)]
+            size: u64,
+            oid: String,
+            lfs: Option<Lfs>,
         }
-    }
-
-    /// A file in the cache, of the right size and, where it was downloaded now, with the right sum.
-    pub(super) fn get(
-        &self,
-        commit: &str,
-        name: &str,
-        listed: Listed,
-        sum: Option<&str>,
-        progress: &mut dyn FnMut(Progress<'_>),
-    ) -> Result<PathBuf> {
-        let path = self.cache.snapshot(commit).join(name);
-        match fs::metadata(&path) {
-            Ok(meta) if meta.is_file() && meta.len() == listed.size => return Ok(path),
-            Ok(_) => {
-                tracing::warn!(path = %path.display(), "of the wrong size; downloading it again");
-                self.cache.discard(&path);
-            }
-            Err(_) => {}
+        #[derive(Deserialize)]
+        struct Lfs {
+            oid: String,
         }
-        let got = self.download(commit, name, listed.size, progress)?;
-        if got != path {
-            return Err(self.failed(name, "the hub sent it as another commit's"));
-        }
-        self.verify(&path, name, listed, sum)
-            .inspect_err(|_| self.cache.discard(&path))?;
-        progress(Progress {
-            file: name,
-            done: listed.size,
-            total: listed.size,
-        });
-        Ok(path)
-    }
-
-    fn download(
-        &self,
-        commit: &str,
-        name: &str,
-        total: u64,
-        progress: &mut dyn FnMut(Progress<'_>),
-    ) -> Result<PathBuf> {
-        loop {
-            let error = match self.try_download(commit, name, total, progress) {
-                Ok(path) => return Ok(path),
-                Err(error) => error,
+        let path = format!("tree/{commit}?recursive=true");
+        let pages: Vec<Vec<Entry>> = self.ask(&path, Some(commit))?;
+        let files = pages.into_iter().flatten().filter(|e| e.r#type == "file");
+        let listed = |entry: Entry| {
+            let hash = match entry.lfs {
+                Some(lfs) => Hash::sha256(&lfs.oid),
+                None => Hash::git(&entry.oid),
             };
-            return Err(match error {
-                HFError::CacheLockTimeout { .. } => {
-                    tracing::info!(file = name, "another process is downloading it; waiting");
-                    continue;
-                }
-                HFError::Io(source) => Error::io(&self.cache.root, source, total),
-                HFError::Xet { .. } => self.failed(name, root_cause(&error)),
-                HFError::Request { ref source, .. } if source.is_body() || source.is_decode() => {
-                    self.failed(name, root_cause(&error))
-                }
-                error => self.error(Some(error), Some(commit)),
-            });
-        }
+            let size = entry.size;
+            (entry.path, Listed { size, hash })
+        };
+        Ok(files.map(listed).collect())
     }
 
-    fn try_download(
-        &self,
-        commit: &str,
-        name: &str,
-        total: u64,
-        progress: &mut dyn FnMut(Progress<'_>),
-    ) -> HFResult<PathBuf> {
-        let (sender, receiver) = mpsc::channel();
-        thread::scope(|scope| {
-            let worker = scope.spawn(|| {
-                self.repo
-                    .download_file()
-                    .filename(name)
-                    .revision(commit)
-                    .progress(Reporter(sender))
-                    .send()
-            });
-            while !worker.is_finished() {
-                let first = receiver.recv_timeout(POLL).ok();
-                if let Some(done) = receiver.try_iter().last().or(first) {
-                    progress(Progress {
-                        file: name,
-                        done: u64::min(done, total),
-                        total,
-                    });
-                }
+    /// Asks something about the model that is answered soon or not at all.
+    fn ask<T>(&self, path: &str, revision: Option<&str>) -> Result<Vec<T>>
+    where
+        T: DeserializeOwned + Send + 'static,
+    {
+        let (sender, answer) = mpsc::channel();
+        let (api, patience) = (self.api.clone(), self.patience);
+        let url = match path {
+            "" => format!("{}/api/models/{}", api.endpoint, self.id),
+            path => format!("{}/api/models/{}/{path}", api.endpoint, self.id),
+        };
+        // The system may look for an address for minutes: that goes on alone.
+        thread::spawn(move || {
+            let ask = || {
+                let runtime = runtime().map_err(|e| Refusal::Here(e.to_string()))?;
+                let answer =
+                    runtime.block_on(async { tokio::time::timeout(patience, api.get(url)).await });
+                runtime.shutdown_background();
+                answer.unwrap_or(Err(Refusal::Silence))
+            };
+            let _ = sender.send(ask());
+        });
+        answer
+            .recv_timeout(patience)
+            .unwrap_or(Err(Refusal::Silence))
+            .map_err(|refusal| self.refused(refusal, revision))
+    }
+
+    /// A refusal as an error of ours; `revision` is what was asked for.
+    fn refused(&self, refusal: Refusal, revision: Option<&str>) -> Error {
+        match refusal {
+            Refusal::Silence => {
+                let patience = self.patience.as_secs();
+                self.unreachable(format!("no answer in {patience} s"))
             }
-            let panicked = |_| Err(HFError::Other("the downloading thread panicked".to_owned()));
-            worker.join().unwrap_or_else(panicked)
-        })
+            Refusal::Here(reason) => self.failed(&self.id, reason),
+            Refusal::Transport(error) if error.is_decode() => {
+                self.failed(&self.id, root_cause(&error))
+            }
+            Refusal::Transport(error) => self.unreachable(root_cause(&error)),
+            Refusal::Elsewhere(url) => self.failed(
+                &self.id,
+                format!("its list of files goes on at {url}, which is not the hub"),
+            ),
+            Refusal::Status(status, code) => self.status(status, code.as_deref(), revision),
+        }
     }
 
-    /// Neither the client nor every server checks what was sent.
-    fn verify(&self, path: &Path, name: &str, listed: Listed, sum: Option<&str>) -> Result<()> {
-        let what = || format!("{}/{name}", self.id);
-        let io = |source| Error::io(path, source, 0);
-        let got = fs::metadata(path).map_err(io)?.len();
-        if got != listed.size {
-            return Err(Error::Size {
-                what: what(),
-                expected: listed.size,
-                got,
-            });
-        }
-        let named = listed.lfs.then(|| sum_of_blob(path)).flatten();
-        let Some(expected) = sum.map(str::to_owned).or(named) else {
-            return Ok(());
-        };
-        let got = sha256(path).map_err(io)?;
-        if got != expected {
-            return Err(Error::Checksum {
-                what: what(),
-                expected,
-                got,
-            });
-        }
-        Ok(())
-    }
-
-    pub(super) fn failed(&self, what: &str, reason: impl Into<String>) -> Error {
-        Error::Download {
-            what: match what == self.id {
-                true => what.to_owned(),
-                false => format!("{}/{what}", self.id),
+    fn status(&self, status: StatusCode, code: Option<&str>, revision: Option<&str>) -> Error {
+        match (status.as_u16(), revision) {
+            (404, Some(revision)) if code != Some("RepoNotFound") => Error::NoRevision {
+                id: self.id.clone(),
+                revision: revision.to_owned(),
             },
-            reason: reason.into(),
+            (401 | 403, _) if code == Some("RepoNotFound") => self.not_found(),
+            (404, _) => self.not_found(),
+            (401 | 403, _) => Error::Gated {
+                id: self.id.clone(),
+                url: format!("{}/{}", self.api.endpoint, self.id),
+                token_seen: self.api.token.is_some(),
+            },
+            (429, _) => self.unreachable("it limits how often it is asked (429)".into()),
+            (500..=599, _) => self.unreachable(format!("it answers {status}")),
+            _ => self.failed(&self.id, format!("the hub answers {status}")),
         }
     }
 
-    /// The client's error as ours; `None` is that the hub said nothing in time.
-    fn error(&self, error: Option<HFError>, revision: Option<&str>) -> Error {
-        let unreachable = |reason: String| Error::Unreachable {
-            endpoint: self.endpoint.clone(),
-            reason,
-        };
-        let Some(error) = error else {
-            return unreachable(format!("no answer in {} s", self.patience.as_secs()));
-        };
-        let context = match &error {
+    /// An error of hf-hub's as one of ours.
+    pub(super) fn download_error(&self, error: &HFError, name: &str, commit: &str) -> Error {
+        let context = match error {
             HFError::Http { context }
             | HFError::AuthRequired { context }
             | HFError::Forbidden { context }
@@ -260,29 +192,39 @@ impl Hub {
             HFError::RepoNotFound { context, .. } | HFError::RevisionNotFound { context, .. } => {
                 context.as_ref()
             }
-            HFError::Request { source, .. }
-                if source.is_connect() || source.is_timeout() || source.is_request() =>
-            {
-                return unreachable(root_cause(&error));
+            HFError::Request { source, .. } if source.is_connect() || source.is_timeout() => {
+                return self.unreachable(root_cause(error));
             }
             _ => None,
         };
-        let code = context.and_then(|context| context.error_code.as_deref());
-        match (context.map(|context| context.status.as_u16()), revision) {
-            (Some(404), Some(revision)) if code != Some("RepoNotFound") => Error::NoRevision {
-                id: self.id.clone(),
-                revision: revision.to_owned(),
-            },
-            (Some(401 | 403 | 404), _) if code == Some("RepoNotFound") => self.not_found(),
-            (Some(404), _) => self.not_found(),
-            (Some(401 | 403), _) => Error::Gated {
-                id: self.id.clone(),
-                url: format!("{}/{}", self.endpoint, self.id),
-                token_seen: self.token_seen,
-            },
-            (Some(429 | 500..=599), _) => unreachable(error.to_string()),
-            _ => self.failed(&self.id, root_cause(&error)),
+        match context {
+            Some(context) => {
+                self.status(context.status, context.error_code.as_deref(), Some(commit))
+            }
+            None => self.failed(name, root_cause(error)),
         }
+    }
+
+    pub(super) fn unreachable(&self, reason: String) -> Error {
+        Error::Unreachable {
+            endpoint: self.api.endpoint.clone(),
+            reason,
+        }
+    }
+
+    pub(super) fn failed(&self, what: &str, reason: impl Into<String>) -> Error {
+        Error::Download {
+            what: match what == self.id {
+                true => what.to_owned(),
+                false => self.named(what),
+            },
+            reason: reason.into(),
+        }
+    }
+
+    /// A file with its model, for errors.
+    pub(super) fn named(&self, file: &str) -> String {
+        format!("{}/{file}", self.id)
     }
 
     fn not_found(&self) -> Error {
@@ -293,28 +235,68 @@ impl Hub {
     }
 }
 
-/// Hands a download's bytes over.
-struct Reporter(Sender<u64>);
+/// The hub's questions and answers. hf-hub asks them, too, but leaves out the sums of files.
+#[derive(Clone)]
+struct Api {
+    http: reqwest::Client,
+    endpoint: String,
+    token: Option<String>,
+}
 
-impl ProgressHandler for Reporter {
-    fn on_progress(&self, event: &ProgressEvent) {
-        let done = match event {
-            ProgressEvent::Download(DownloadEvent::Progress { files }) => {
-                files.last().map(|file| file.bytes_completed)
+/// Why there is no answer.
+enum Refusal {
+    Silence,
+    /// It could not be asked.
+    Here(String),
+    Transport(reqwest::Error),
+    Status(StatusCode, Option<String>),
+    Elsewhere(String),
+}
+
+impl Api {
+    /// All pages of an answer.
+    async fn get<T: DeserializeOwned>(&self, url: String) -> Result<Vec<T>, Refusal> {
+        let (mut pages, mut next) = (Vec::new(), Some(url));
+        while let Some(url) = next.take() {
+            // The token goes to nobody else.
+            let rest = url.strip_prefix(&self.endpoint);
+            if !rest.is_some_and(|rest| rest.starts_with('/')) {
+                return Err(Refusal::Elsewhere(url));
             }
-            ProgressEvent::Download(DownloadEvent::AggregateProgress {
-                bytes_completed, ..
-            }) => Some(*bytes_completed),
-            _ => None,
-        };
-        if let Some(done) = done {
-            let _ = self.0.send(done);
+            let mut request = self.http.get(url);
+            if let Some(token) = &self.token {
+                request = request.bearer_auth(token);
+            }
+            let response = request.send().await.map_err(Refusal::Transport)?;
+            if !response.status().is_success() {
+                let code = response.headers().get("x-error-code");
+                let code = code.and_then(|code| code.to_str().ok()).map(str::to_owned);
+                return Err(Refusal::Status(response.status(), code));
+            }
+            next = next_page(&response);
+            pages.push(response.json().await.map_err(Refusal::Transport)?);
         }
+        Ok(pages)
     }
 }
 
+/// `Link: <url>; rel="next"` (RFC 8288).
+fn next_page(response: &Response) -> Option<String> {
+    let links = response.headers().get(header::LINK)?.to_str().ok()?;
+    links.split(',').find_map(|link| {
+        let (url, parameters) = link.split_once('>')?;
+        let url = url.trim().strip_prefix('<')?;
+        parameters.contains("rel=\"next\"").then(|| url.to_owned())
+    })
+}
+
+/// For the requests of one thread.
+pub(super) fn runtime() -> std::io::Result<Runtime> {
+    Builder::new_current_thread().enable_all().build()
+}
+
 /// The innermost error's text: the outer ones only say that a request failed.
-fn root_cause(error: &HFError) -> String {
+fn root_cause(error: &dyn std::error::Error) -> String {
     let mut cause = error.source();
     let mut text = error.to_string();
     while let Some(inner) = cause {
@@ -324,12 +306,17 @@ fn root_cause(error: &HFError) -> String {
     text
 }
 
-/// Where the client looks for a token, for the user to know whether it found one.
-fn token_in_environment() -> bool {
+/// The token where the hub's own programs look for it.
+fn token_in_environment() -> Option<String> {
     let value = |key| std::env::var(key).ok().filter(|value| !value.is_empty());
-    let in_file = |path: PathBuf| fs::read_to_string(path).is_ok_and(|t| !t.trim().is_empty());
-    value("HF_HUB_DISABLE_IMPLICIT_TOKEN").is_none()
-        && (value("HF_TOKEN").is_some()
-            || value("HF_TOKEN_PATH").is_some_and(|path| in_file(path.into()))
-            || in_file(hf_hub::hf_home().join("token")))
+    let in_file = |path: PathBuf| {
+        let text = fs::read_to_string(path).ok()?;
+        Some(text.trim().to_owned()).filter(|token| !token.is_empty())
+    };
+    if value("HF_HUB_DISABLE_IMPLICIT_TOKEN").is_some() {
+        return None;
+    }
+    value("HF_TOKEN")
+        .or_else(|| value("HF_TOKEN_PATH").and_then(|path| in_file(path.into())))
+        .or_else(|| in_file(hf_hub::hf_home().join("token")))
 }

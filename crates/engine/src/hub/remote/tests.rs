@@ -25,11 +25,15 @@ fn get(spec: &str, options: &Options) -> Result<PathBuf> {
     resolve(spec, options, &mut |_| {})
 }
 
+/// The least that is a Llama.
+const CONFIG_JSON: &[u8] = br#"{"model_type":"llama","hidden_size":64,"intermediate_size":64,
+    "num_hidden_layers":1,"num_attention_heads":1,"vocab_size":8,"rms_norm_eps":1e-5}"#;
+
 /// A model in two shards, and a file that is not needed.
 fn sharded() -> Server {
     Server::new(&[
         ("README.md", b"read me"),
-        ("config.json", b"{}"),
+        ("config.json", CONFIG_JSON),
         ("model-00001-of-00002.safetensors", b"first"),
         ("model-00002-of-00002.safetensors", b"second"),
         (
@@ -170,13 +174,19 @@ fn refusals_say_what_to_do() {
     let missing = error(Trouble::Status(404, ""), "org/name");
     assert!(matches!(missing, Error::NotFound { .. }), "{missing}");
     let error = error(Trouble::Status(429, ""), "org/name");
-    assert!(error.to_string().contains("Rate limited"), "{error}");
+    assert!(error.to_string().contains("429"), "{error}");
     assert_eq!(files_in(cache.path()), Vec::<String>::new());
 }
 
 #[test]
 fn a_bad_download_leaves_nothing_that_is_taken_for_the_file() {
-    for trouble in [Trouble::Cut, Trouble::Corrupt, Trouble::ErrorPage] {
+    for trouble in [
+        Trouble::Cut,
+        Trouble::Corrupt,
+        Trouble::ErrorPage,
+        Trouble::Long,
+        Trouble::Short,
+    ] {
         let (server, cache) = (ggufs(), tempfile::tempdir().unwrap());
         let options = options(&server.url, cache.path());
         server.trouble(trouble);
@@ -184,26 +194,183 @@ fn a_bad_download_leaves_nothing_that_is_taken_for_the_file() {
         let expected = match trouble {
             Trouble::Cut => matches!(error, Error::Download { .. }),
             Trouble::Corrupt => matches!(error, Error::Checksum { .. }),
+            Trouble::ErrorPage => matches!(error, Error::Unreachable { .. }),
             _ => matches!(error, Error::Size { .. }),
         };
-        assert!(
-            expected && error.to_string().contains("m-Q8_0.gguf"),
-            "{error}"
-        );
+        assert!(expected, "{trouble:?}: {error}");
         let left = files_in(cache.path());
-        assert!(
-            left.iter().all(|file| file.ends_with(".incomplete")),
-            "{left:?}"
-        );
+        match trouble {
+            // Its beginning is good.
+            Trouble::Cut => assert!(left.len() == 1 && left[0].ends_with(".incomplete")),
+            _ => assert_eq!(left, Vec::<String>::new(), "{trouble:?}"),
+        }
         server.trouble(Trouble::None);
         let path = get("org/name:Q8_0", &options).unwrap();
         assert_eq!(fs::read(path).unwrap(), [8; 100_000]);
-        assert!(
-            !files_in(cache.path())
+        assert_eq!(files_in(cache.path()).len(), 3, "a blob, its name, a ref");
+    }
+}
+
+#[test]
+fn what_is_not_checked_yet_has_no_name() {
+    let (server, cache) = (ggufs(), tempfile::tempdir().unwrap());
+    let options = options(&server.url, cache.path());
+    let mut early = 0;
+    let mut look = |p: Progress<'_>| {
+        if p.done < p.total {
+            early += 1;
+            let files = files_in(cache.path());
+            let named: Vec<_> = files
                 .iter()
-                .any(|f| f.ends_with(".incomplete"))
+                .filter(|f| !f.ends_with(".incomplete"))
+                .collect();
+            assert!(named.is_empty(), "{named:?}");
+        }
+    };
+    // Whether or not some progress is seen before the end, the wrong bytes get no name.
+    server.trouble(Trouble::Cut);
+    resolve("org/name:Q8_0", &options, &mut look).unwrap_err();
+    server.trouble(Trouble::Corrupt);
+    resolve("org/name:Q8_0", &options, &mut look).unwrap_err();
+    assert!(early > 0);
+    assert_eq!(files_in(cache.path()), Vec::<String>::new());
+}
+
+#[test]
+fn a_download_goes_on_where_it_broke() {
+    let (server, cache) = (ggufs(), tempfile::tempdir().unwrap());
+    let options = options(&server.url, cache.path());
+    server.trouble(Trouble::Cut);
+    get("org/name:Q8_0", &options).unwrap_err();
+    // Half of what was left came each time.
+    let from: Vec<String> = server
+        .requests()
+        .into_iter()
+        .filter(|r| r.starts_with("GET /org"))
+        .collect();
+    let starts: Vec<_> = from.iter().map(|r| r.split(" from ").nth(1)).collect();
+    assert_eq!(starts, [None, Some("50000"), Some("75000")]);
+    server.trouble(Trouble::None);
+    let path = get("org/name:Q8_0", &options).unwrap();
+    assert_eq!(fs::read(path).unwrap(), [8; 100_000]);
+    assert!(server.requests().iter().any(|r| r.ends_with("from 87500")));
+
+    // A part of something else is found out, and fetched once more from its beginning.
+    let partial = |n: usize, byte: u8| {
+        let blobs = cache.path().join("models--org--name/blobs");
+        let name = format!("{}.incomplete", sum(&[4; 100_000]));
+        fs::write(blobs.join(name), vec![byte; n]).unwrap();
+    };
+    for (n, byte) in [(70_000, 5), (100_000, 5), (200_000, 4), (100_000, 4)] {
+        partial(n, byte);
+        let path = get("org/name:Q4_0", &options).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), [4; 100_000], "{n}, {byte}");
+        let fetched = server.requests().iter().any(|r| r.starts_with("GET /org"));
+        assert_eq!(fetched, (n, byte) != (100_000, 4), "{n}, {byte}");
+        fs::remove_file(fs::canonicalize(&path).unwrap()).unwrap();
+        fs::remove_file(&path).unwrap();
+    }
+}
+
+#[test]
+fn a_download_that_stands_still_is_given_up() {
+    let (server, cache) = (ggufs(), tempfile::tempdir().unwrap());
+    let options = options(&server.url, cache.path());
+    let spec = Spec::parse("org/name").unwrap();
+    let cache = Cache::new(options.hub_cache(), spec.id);
+    let mut hub = Hub::new(&spec, &options, cache, PATIENCE).unwrap();
+    hub.stall = Duration::from_millis(200);
+    let files = hub.files(COMMIT).unwrap();
+    let get = || hub.get(COMMIT, "m-Q8_0.gguf", &files["m-Q8_0.gguf"], &mut |_| {});
+    server.trouble(Trouble::Stall);
+    let start = Instant::now();
+    let error = get().unwrap_err();
+    assert!(matches!(error, Error::Unreachable { .. }), "{error}");
+    assert!(
+        error.to_string().contains("nothing of m-Q8_0.gguf came"),
+        "{error}"
+    );
+    assert!(start.elapsed() < Duration::from_secs(5));
+    server.trouble(Trouble::None);
+    assert_eq!(fs::read(get().unwrap()).unwrap(), [8; 100_000]);
+}
+
+#[test]
+fn a_hub_cannot_name_files_outside_of_the_cache() {
+    for trouble in [Trouble::Headers, Trouble::Hashes] {
+        let (server, root) = (sharded(), tempfile::tempdir().unwrap());
+        let cache = root.path().join("deep/down/cache");
+        let options = options(&server.url, &cache);
+        server.trouble(trouble);
+        let result = get("org/name", &options);
+        match trouble {
+            Trouble::Headers => drop(result.unwrap()),
+            _ => assert!(
+                result.unwrap_err().to_string().contains("no hash"),
+                "{trouble:?}"
+            ),
+        }
+        for folder in ["", "deep", "deep/down"] {
+            let entries = fs::read_dir(root.path().join(folder)).into_iter().flatten();
+            assert!(entries.count() <= 1, "{trouble:?}: {folder:?}");
+        }
+        let inside = files_in(root.path());
+        assert!(inside.iter().all(|f| !f.contains("outside")), "{inside:?}");
+    }
+}
+
+#[test]
+fn a_model_that_cannot_be_loaded_is_refused_before_its_weights() {
+    for (config, word) in [
+        (&br#"{"model_type":"mamba"}"#[..], "mamba"),
+        (
+            br#"{"model_type":"llama","hidden_size":64}"#,
+            "intermediate_size",
+        ),
+        (b"{", "config.json"),
+    ] {
+        let server = Server::new(&[
+            ("config.json", config),
+            ("model.safetensors", &[0; 1000]),
+            ("tokenizer.json", b"{}"),
+        ]);
+        let cache = tempfile::tempdir().unwrap();
+        let error = get("org/name", &options(&server.url, cache.path())).unwrap_err();
+        assert!(matches!(error, Error::Model(_)), "{error}");
+        assert!(error.to_string().contains(word), "{error}");
+        let requests = server.requests();
+        assert!(
+            !requests.iter().any(|r| r.contains("safetensors")),
+            "{requests:?}"
         );
     }
+}
+
+#[test]
+fn a_long_list_of_files_comes_in_pages() {
+    let (server, cache) = (sharded(), tempfile::tempdir().unwrap());
+    let options = options(&server.url, cache.path());
+    server.trouble(Trouble::Elsewhere);
+    let error = get("org/name", &options).unwrap_err();
+    assert!(error.to_string().contains("http://localhost:9"), "{error}");
+    server.trouble(Trouble::Pages);
+    let dir = get("org/name", &options).unwrap();
+    assert_eq!(files_in(&dir).len(), 5);
+}
+
+#[test]
+fn two_at_once_fetch_a_file_once() {
+    let (server, cache) = (ggufs(), tempfile::tempdir().unwrap());
+    let options = options(&server.url, cache.path());
+    std::thread::scope(|scope| {
+        let both = [(); 2].map(|()| scope.spawn(|| get("org/name:Q8_0", &options).unwrap()));
+        for one in both {
+            assert_eq!(fs::read(one.join().unwrap()).unwrap(), [8; 100_000]);
+        }
+    });
+    let requests = server.requests();
+    let fetched = requests.iter().filter(|r| r.starts_with("GET /org"));
+    assert_eq!(fetched.count(), 1, "{requests:?}");
 }
 
 #[test]
@@ -263,7 +430,7 @@ fn a_pinned_file_must_have_its_sum() {
         commit: COMMIT,
         file: "m-Q4_0.gguf",
         size: 100_000,
-        sha256: "0",
+        sha256: "0000000000000000000000000000000000000000000000000000000000000000",
     };
     let get = |wanted: &Pinned| pinned(wanted, &options, &mut |_| {});
     let error = get(&wanted).unwrap_err();
@@ -282,6 +449,12 @@ fn a_hub_that_goes_away_in_the_middle_leaves_the_older_copy() {
     // The same revision, as if it had been another commit when it was downloaded.
     let older = dir.with_file_name(COMMIT.replace('0', "f"));
     fs::rename(&dir, &older).unwrap();
+    for name in files_in(&older) {
+        let bytes = fs::read(older.join(&name)).unwrap();
+        fs::remove_file(older.join(&name)).unwrap();
+        fs::write(older.join(&name), bytes).unwrap();
+    }
+    fs::remove_dir_all(cache.path().join("models--org--name/blobs")).unwrap();
     let refs = cache.path().join("models--org--name/refs/main");
     assert_eq!(fs::read_to_string(&refs).unwrap(), COMMIT);
     fs::write(&refs, COMMIT.replace('0', "f")).unwrap();

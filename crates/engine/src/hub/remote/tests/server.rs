@@ -22,18 +22,33 @@ pub enum Trouble {
     Status(u16, &'static str),
     /// Every file is refused with this status.
     Files(u16),
-    /// Files of LFS end in the middle.
+    /// Connections end in the middle of what is left of a file of LFS.
     Cut,
+    /// They stay open there, and nothing more comes.
+    Stall,
+    /// Files of LFS are a byte too long, or too short.
+    Long,
+    Short,
+    /// Headers that name files outside of the cache.
+    Headers,
+    /// So does the list of files.
+    Hashes,
+    /// The list of files comes in two parts, the second from here or from elsewhere.
+    Pages,
+    Elsewhere,
     /// Files of LFS have other bytes than their sum says.
     Corrupt,
-    /// The body of every file is an error page, sent with status 500.
+    /// In place of every file of LFS there is an error page, sent with status 500.
     ErrorPage,
 }
 
 struct Shared {
+    url: String,
     files: Vec<(&'static str, Vec<u8>)>,
     trouble: Mutex<Trouble>,
     requests: Mutex<Vec<String>>,
+    /// Connections that stay open.
+    held: Mutex<Vec<TcpStream>>,
     stop: AtomicBool,
 }
 
@@ -48,9 +63,11 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let shared = Arc::new(Shared {
+            url: url.clone(),
             files: files.iter().map(|(n, b)| (*n, b.to_vec())).collect(),
             trouble: Mutex::new(Trouble::None),
             requests: Mutex::default(),
+            held: Mutex::default(),
             stop: AtomicBool::new(false),
         });
         let served = Arc::clone(&shared);
@@ -102,11 +119,20 @@ impl Shared {
     fn answer(&self, mut stream: TcpStream) -> std::io::Result<()> {
         let mut lines = BufReader::new(stream.try_clone()?).lines();
         let request = lines.next().unwrap_or(Ok(String::new()))?;
-        while lines.next().transpose()?.is_some_and(|l| !l.is_empty()) {}
-        self.requests.lock().unwrap().push(request.clone());
+        let mut start = 0;
+        while let Some(line) = lines.next().transpose()?.filter(|l| !l.is_empty()) {
+            if let Some(range) = line.to_lowercase().strip_prefix("range: bytes=") {
+                start = range.split_once('-').unwrap().0.parse().unwrap();
+            }
+        }
+        let ranged = match start {
+            0 => request.clone(),
+            start => format!("{request} from {start}"),
+        };
+        self.requests.lock().unwrap().push(ranged);
         let trouble = *self.trouble.lock().unwrap();
         let (method, path) = request.split_once(' ').unwrap_or_default();
-        let path = path.split([' ', '?']).next().unwrap_or_default();
+        let (path, query) = path.split_once([' ', '?']).unwrap_or_default();
         let mut send = |status: u16, headers: &str, body: &[u8], length: usize| {
             let head = format!(
                 "HTTP/1.1 {status} X\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}\r\n"
@@ -129,8 +155,22 @@ impl Shared {
             return send(200, "", body.as_bytes(), body.len());
         }
         if path == format!("{api}/tree/{COMMIT}") {
-            let body = self.tree();
-            return send(200, "", body.as_bytes(), body.len());
+            let mut entries = self.tree(trouble);
+            let mut link = String::new();
+            if let Trouble::Pages | Trouble::Elsewhere = trouble {
+                let second = entries.split_off(1);
+                if query.contains("cursor=2") {
+                    entries = second;
+                } else {
+                    let host = match trouble {
+                        Trouble::Pages => self.url.as_str(),
+                        _ => "http://localhost:9",
+                    };
+                    link = format!("Link: <{host}{path}?cursor=2>; rel=\"next\"\r\n");
+                }
+            }
+            let body = format!("[{}]", entries.join(","));
+            return send(200, &link, body.as_bytes(), body.len());
         }
         let file = path.strip_prefix(&format!("/org/name/resolve/{COMMIT}/"));
         let found = self.files.iter().find(|(name, _)| Some(*name) == file);
@@ -140,42 +180,53 @@ impl Shared {
         if let Trouble::Files(status) = trouble {
             return send(status, "X-Error-Code: GatedRepo\r\n", b"", 0);
         }
-        let mut etag = sum(bytes);
-        etag.truncate(if is_lfs(name) { 64 } else { 40 });
+        let (etag, commit) = match trouble {
+            Trouble::Headers => ("../../../../outside", "../../../outside"),
+            _ => ("0", COMMIT),
+        };
         let headers = format!(
-            "ETag: \"{etag}\"\r\nX-Linked-Etag: \"{etag}\"\r\nX-Linked-Size: {}\r\nX-Repo-Commit: {COMMIT}\r\n",
+            "ETag: \"{etag}\"\r\nX-Linked-Etag: \"{etag}\"\r\nX-Linked-Size: {}\r\nX-Repo-Commit: {commit}\r\n",
             bytes.len()
         );
+        let status = if start == 0 { 200 } else { 206 };
+        let rest = bytes.get(start..).unwrap();
+        let half = rest.get(..rest.len() / 2).unwrap();
         match trouble {
-            Trouble::Cut if is_lfs(name) => send(
-                200,
-                &headers,
-                bytes.get(..bytes.len() / 2).unwrap(),
-                bytes.len(),
-            ),
-            Trouble::Corrupt if is_lfs(name) => {
-                let other: Vec<u8> = bytes.iter().map(|b| b ^ 1).collect();
-                send(200, &headers, &other, other.len())
+            _ if !is_lfs(name) => send(status, &headers, rest, rest.len()),
+            Trouble::Cut => send(status, &headers, half, rest.len()),
+            Trouble::Stall => {
+                send(status, &headers, half, rest.len())?;
+                self.held.lock().unwrap().push(stream);
+                Ok(())
             }
+            Trouble::Corrupt => {
+                let other: Vec<u8> = rest.iter().map(|b| b ^ 1).collect();
+                send(status, &headers, &other, other.len())
+            }
+            Trouble::Long => {
+                let more = [rest, b"!"].concat();
+                send(status, &headers, &more, more.len())
+            }
+            Trouble::Short => send(status, &headers, half, half.len()),
             Trouble::ErrorPage if method == "GET" => send(500, "", b"sorry", 5),
-            _ => send(200, &headers, bytes, bytes.len()),
+            _ => send(status, &headers, rest, rest.len()),
         }
     }
 
-    fn tree(&self) -> String {
+    fn tree(&self, trouble: Trouble) -> Vec<String> {
         let entries = self.files.iter().map(|(name, bytes)| {
             let size = bytes.len();
+            let (oid, sum) = match trouble {
+                Trouble::Hashes => ("../../../outside".to_owned(), "../../../outside".to_owned()),
+                _ => (sum(bytes).split_off(24), sum(bytes)),
+            };
             let lfs = match is_lfs(name) {
-                true => format!(
-                    r#","lfs":{{"oid":"{}","size":{size},"pointerSize":1}}"#,
-                    sum(bytes)
-                ),
+                true => format!(r#","lfs":{{"oid":"{sum}","size":{size},"pointerSize":1}}"#),
                 false => String::new(),
             };
-            format!(r#"{{"type":"file","oid":"0","size":{size},"path":"{name}"{lfs}}}"#)
+            format!(r#"{{"type":"file","oid":"{oid}","size":{size},"path":"{name}"{lfs}}}"#)
         });
         let folder = r#"{"type":"directory","oid":"0","path":"onnx"}"#.to_owned();
-        let entries: Vec<String> = entries.chain([folder]).collect();
-        format!("[{}]", entries.join(","))
+        [folder].into_iter().chain(entries).collect()
     }
 }
