@@ -29,6 +29,7 @@ mod sampling;
 pub mod template;
 mod texts;
 pub mod tokenizer;
+pub mod tools;
 
 pub use backends::{BackendKind, set_threads};
 pub use biplane_backend::{DType, Device, Error as BackendError};

@@ -61,12 +61,7 @@ fn write_repr(
                 }
                 write_repr(&key, out, depth, left)?;
                 out.write_str(": ")?;
-                write_repr(
-                    &value.get_item(&key).unwrap_or_default(),
-                    out,
-                    depth,
-                    left,
-                )?;
+                write_repr(&value.get_item(&key).unwrap_or_default(), out, depth, left)?;
             }
             out.write_char('}')
         }
