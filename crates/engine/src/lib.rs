@@ -33,6 +33,7 @@ pub mod stop;
 pub mod template;
 mod texts;
 pub mod tokenizer;
+pub mod tools;
 
 pub use backends::{BackendKind, set_threads};
 pub use biplane_backend::{DType, Device, Error as BackendError};

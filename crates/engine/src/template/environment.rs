@@ -46,7 +46,12 @@ pub(super) fn new() -> Environment<'static> {
     environment.set_formatter(|out, _, value| {
         python::write_str(value, out).map_err(|_| Error::from(ErrorKind::WriteFailure))
     });
-    environment.add_filter("string", |value: &Value| python::str(value));
+    // They write values without end, whatever fuel is left; no template needs them.
+    environment.remove_filter("pprint");
+    environment.remove_global("debug");
+    environment.add_filter("string", |value: &Value| {
+        python::str(value).ok_or_else(|| too_large("text"))
+    });
     environment.add_filter("tojson", tojson);
     // Python's None cannot be iterated.
     environment.add_test("iterable", |value: &Value| {
@@ -90,7 +95,7 @@ fn tojson(
     let ascii = args.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false);
     let sorted = args.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
     args.assert_all_used()?;
-    check_size(value, &mut { MAX_JSON_VALUES }, MAX_JSON_DEPTH)?;
+    check_size(value, &mut { python::MAX_VALUES }, MAX_JSON_DEPTH)?;
     if indent.is_some_and(|indent| indent > MAX_INDENT) {
         return Err(Error::new(
             ErrorKind::InvalidOperation,
@@ -109,19 +114,23 @@ fn tojson(
 
 /// Values within values within values, …: a template can nest them without end.
 const MAX_JSON_DEPTH: usize = 128;
-/// A value that occurs in itself many times is small in memory and has no end as text.
-const MAX_JSON_VALUES: usize = 1_000_000;
 const MAX_INDENT: usize = 16;
+
+fn too_large(what: &str) -> Error {
+    Error::new(
+        ErrorKind::InvalidOperation,
+        format!("a value too large for {what}"),
+    )
+}
 
 /// Errors for a value that is too deep or too large to become JSON.
 fn check_size(value: &Value, left: &mut usize, depth: usize) -> Result<(), Error> {
-    let too_large = || Error::new(ErrorKind::InvalidOperation, "a value too large for JSON");
-    *left = left.checked_sub(1).ok_or_else(too_large)?;
+    *left = left.checked_sub(1).ok_or_else(|| too_large("JSON"))?;
     let is_map = value.kind() == ValueKind::Map;
     if !is_map && !matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable) {
         return Ok(());
     }
-    let depth = depth.checked_sub(1).ok_or_else(too_large)?;
+    let depth = depth.checked_sub(1).ok_or_else(|| too_large("JSON"))?;
     for item in value.try_iter()? {
         if is_map {
             check_size(&value.get_item(&item)?, left, depth)?;

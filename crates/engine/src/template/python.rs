@@ -8,27 +8,33 @@ use serde_json::Value as Json;
 /// Deepest nesting of lists and objects that is written; JSON itself is read to 128.
 const DEPTH: usize = 200;
 
-/// `str(value)`.
-pub(super) fn str(value: &Value) -> String {
+/// A value that occurs in itself many times is small in memory and has no end as text.
+pub(super) const MAX_VALUES: usize = 1_000_000;
+
+/// `str(value)`; none for a value that is too large.
+pub(super) fn str(value: &Value) -> Option<String> {
     let mut text = String::new();
-    // Writing to a string does not fail.
-    let _ = write_str(value, &mut text);
-    text
+    write_str(value, &mut text).ok()?;
+    Some(text)
 }
 
-/// `str(value)`; undefined is nothing, as Jinja prints it.
+/// `str(value)`; undefined is nothing, as Jinja prints it. Fails for a value that is too large.
 pub(super) fn write_str(value: &Value, out: &mut (impl Write + ?Sized)) -> fmt::Result {
     match value.kind() {
         ValueKind::Undefined => Ok(()),
         ValueKind::String => out.write_str(value.as_str().unwrap_or_default()),
-        _ => write_repr(value, out, 0),
+        _ => write_repr(value, out, DEPTH, &mut { MAX_VALUES }),
     }
 }
 
-fn write_repr(value: &Value, out: &mut (impl Write + ?Sized), depth: usize) -> fmt::Result {
-    if depth > DEPTH {
-        return Err(fmt::Error);
-    }
+fn write_repr(
+    value: &Value,
+    out: &mut (impl Write + ?Sized),
+    depth: usize,
+    left: &mut usize,
+) -> fmt::Result {
+    *left = left.checked_sub(1).ok_or(fmt::Error)?;
+    let depth = depth.checked_sub(1).ok_or(fmt::Error)?;
     match value.kind() {
         ValueKind::None => out.write_str("None"),
         ValueKind::Bool => out.write_str(if value.is_true() { "True" } else { "False" }),
@@ -43,7 +49,7 @@ fn write_repr(value: &Value, out: &mut (impl Write + ?Sized), depth: usize) -> f
                 if i > 0 {
                     out.write_str(", ")?;
                 }
-                write_repr(&item, out, depth + 1)?;
+                write_repr(&item, out, depth, left)?;
             }
             out.write_char(']')
         }
@@ -53,9 +59,9 @@ fn write_repr(value: &Value, out: &mut (impl Write + ?Sized), depth: usize) -> f
                 if i > 0 {
                     out.write_str(", ")?;
                 }
-                write_repr(&key, out, depth + 1)?;
+                write_repr(&key, out, depth, left)?;
                 out.write_str(": ")?;
-                write_repr(&value.get_item(&key).unwrap_or_default(), out, depth + 1)?;
+                write_repr(&value.get_item(&key).unwrap_or_default(), out, depth, left)?;
             }
             out.write_char('}')
         }
@@ -193,7 +199,7 @@ mod tests {
         let value =
             json!({"a": [1, 2.0, null, true, "it's", "a\n\"b'"], "b": {}, "c": 1e20, "d": 1e-5});
         assert_eq!(
-            str(&Value::from(minijinja::value::Serde(&value))),
+            str(&Value::from(minijinja::value::Serde(&value))).unwrap(),
             r#"{'a': [1, 2.0, None, True, "it's", 'a\n"b\''], 'b': {}, 'c': 1e+20, 'd': 1e-05}"#
         );
         assert_eq!(

@@ -1,0 +1,15 @@
+//! Tools: functions that a model may call, the formats it calls them in, and what runs them.
+
+mod definition;
+mod format;
+mod id;
+mod markers;
+mod parse;
+mod reasoning;
+#[cfg(test)]
+mod tests;
+
+pub use definition::{ToolCall, ToolChoice, ToolDefinition};
+pub use format::{ToolFormat, UnknownFormat};
+pub use parse::{Delta, ParsedAnswer, ToolParser};
+pub use reasoning::{Reasoning, ReasoningTags};
