@@ -9,7 +9,7 @@ use candle_core::Device;
 
 use crate::{
     CandleTensor,
-    cpu::CpuMatrix,
+    cpu::{Arithmetic, CpuMatrix},
     fused::{Floats, output, row_major},
     gpu_matrix::GpuMatrix,
     memory,
@@ -34,6 +34,7 @@ impl CandleMatrix {
         packed: &PackedMatrix<'_>,
         activations: DType,
         device: &Device,
+        arithmetic: Arithmetic,
     ) -> Result<Self> {
         if !activations.is_float() {
             return Err(Error::DType {
@@ -43,7 +44,7 @@ impl CandleMatrix {
             });
         }
         let form = if device.is_cpu() {
-            Form::Cpu(Arc::new(CpuMatrix::pack(packed)?))
+            Form::Cpu(Arc::new(CpuMatrix::pack(packed, arithmetic)?))
         } else {
             Form::Gpu(GpuMatrix::load(packed, activations, device)?)
         };

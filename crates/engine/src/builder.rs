@@ -67,6 +67,7 @@ pub struct ModelBuilder {
     isq: Isq,
     eager: bool,
     self_check: bool,
+    exact: bool,
     chat_template: Option<String>,
     progress: OnProgress,
 }
@@ -93,6 +94,7 @@ impl ModelBuilder {
             isq: Isq::default(),
             eager: false,
             self_check: false,
+            exact: false,
             chat_template: None,
             progress: Arc::new(|_| {}),
         }
@@ -153,6 +155,13 @@ impl ModelBuilder {
     /// arithmetic: an error where this machine's kernels are wrong.
     pub fn with_self_check(mut self, check: bool) -> Self {
         self.self_check = check;
+        self
+    }
+
+    /// Multiplies quantized weights in the activations' own type. Without it candle's processor rounds
+    /// activations to 8 bits there, which is several times faster.
+    pub fn with_exact(mut self, exact: bool) -> Self {
+        self.exact = exact;
         self
     }
 
@@ -286,6 +295,7 @@ impl ModelBuilder {
             isq: self.isq.clone(),
             eager: self.eager,
             self_check: self.self_check,
+            exact: self.exact,
             opened: Arc::clone(opened),
             progress: Arc::new(move |done| {
                 progress(Progress {

@@ -2,9 +2,11 @@
 
 mod activations;
 mod codec;
+mod integer;
 mod kernels;
 mod layout;
 mod pack;
+mod rounded;
 #[cfg(test)]
 mod tests;
 
@@ -21,10 +23,11 @@ use super::{SharedOut, for_row_chunks, pool};
 use activations::{Arrangement, arrange};
 use codec::{Codec, PANEL};
 use kernels::{Gemv, Product, gemm};
-use layout::{Bias, Format, Layout, with_codec};
+use layout::{Bias, Format, Layout, with_codec, with_codes};
+use rounded::{Rounding, round};
 
 /// A weight matrix `[out, in]` in this processor's layout. Its values are those of the checkpoint
-/// exactly; products are computed in `f32`. A clone shares the memory.
+/// exactly. A clone shares the memory.
 #[derive(Clone)]
 pub struct CpuMatrix {
     inner: Arc<Packed>,
@@ -33,6 +36,17 @@ pub struct CpuMatrix {
 struct Packed {
     layout: Layout,
     data: Vec<Line>,
+    arithmetic: Arithmetic,
+}
+
+/// How products are computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arithmetic {
+    /// In `f32`.
+    Exact,
+    /// Quantized weights times activations rounded to 8 bits in groups of at most 32, summed exactly
+    /// within a group; dense weights as [`Arithmetic::Exact`].
+    Rounded,
 }
 
 /// A cache line.
@@ -51,7 +65,15 @@ impl fmt::Debug for CpuMatrix {
 
 thread_local! {
     /// Room for arranged activations, kept from call to call.
-    static SCRATCH: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    static SCRATCH: Cell<Vec<u32>> = const { Cell::new(Vec::new()) };
+}
+
+/// The first `words` words of a buffer that grows.
+fn room(scratch: &mut Vec<u32>, words: usize) -> &mut [u32] {
+    if scratch.len() < words {
+        scratch.resize(words, 0);
+    }
+    &mut scratch[..words]
 }
 
 impl CpuMatrix {
@@ -59,12 +81,16 @@ impl CpuMatrix {
     ///
     /// # Errors
     /// [`Error::Weight`] for malformed bytes, [`Error::OutOfMemory`].
-    pub fn pack(m: &PackedMatrix<'_>) -> Result<CpuMatrix> {
+    pub fn pack(m: &PackedMatrix<'_>, arithmetic: Arithmetic) -> Result<CpuMatrix> {
         m.validate()?;
         let layout = Layout::of(m)?;
         let data = pack::pack(m, &layout)?;
         Ok(CpuMatrix {
-            inner: Arc::new(Packed { layout, data }),
+            inner: Arc::new(Packed {
+                layout,
+                data,
+                arithmetic,
+            }),
         })
     }
 
@@ -78,7 +104,7 @@ impl CpuMatrix {
         size_of_val(self.inner.data.as_slice())
     }
 
-    /// `x · Wᵀ`: `x [rows, in]` gives `out [rows, out]`, in `f32`.
+    /// `x · Wᵀ`: `x [rows, in]` gives `out [rows, out]`.
     ///
     /// # Panics
     /// When a slice has another length.
@@ -93,15 +119,56 @@ impl CpuMatrix {
         if out.is_empty() {
             return;
         }
-        let at = Arrangement::new(layout, rows);
         let mut scratch = SCRATCH.take();
-        if scratch.len() < at.len() {
-            scratch.resize(at.len(), 0.0);
+        let out = SharedOut(out.as_mut_ptr());
+        match (layout.format, self.inner.arithmetic) {
+            (Format::Codes { .. }, Arithmetic::Rounded) => {
+                let at = Rounding::new(layout, rows);
+                let rounded = room(&mut scratch, at.len());
+                round(isa, &at, x, rounded);
+                self.multiply_rounded(isa, &at, rounded, out);
+            }
+            _ => {
+                let at = Arrangement::new(layout, rows);
+                let arranged = bytemuck::cast_slice_mut(room(&mut scratch, at.len()));
+                arrange(layout, &at, x, arranged);
+                self.multiply(isa, &at, arranged, out);
+            }
         }
-        let arranged = &mut scratch[..at.len()];
-        arrange(layout, &at, x, arranged);
-        self.multiply(isa, &at, arranged, SharedOut(out.as_mut_ptr()));
         SCRATCH.set(scratch);
+    }
+
+    fn multiply_rounded(&self, isa: Isa, at: &Rounding, x: &[u32], out: SharedOut) {
+        /// Multiply-adds that a task should have at least: about a microsecond.
+        const WORTHWHILE: usize = 48 * 1024;
+        /// Words of activations that stay in the second-level cache.
+        const CACHED: usize = 64 * 1024;
+        let layout = &self.inner.layout;
+        let panels = layout.panels();
+        let tokens = (CACHED / at.row_words()).max(24).next_multiple_of(12);
+        let token_blocks = at.rows.div_ceil(tokens);
+        let work = layout.cols * PANEL * tokens.min(at.rows);
+        let chunk = WORTHWHILE.div_ceil(work).clamp(1, panels);
+        let chunks = panels.div_ceil(chunk);
+        pool::parallel_for(chunks * token_blocks, |task| {
+            let (token_block, chunk_number) = (task / chunks, task % chunks);
+            let first = chunk_number * chunk;
+            for panel in first..panels.min(first + chunk) {
+                let product = integer::Product {
+                    layout,
+                    panel,
+                    words: self.panel(panel),
+                    at,
+                    x,
+                    first: token_block * tokens,
+                    tokens: tokens.min(at.rows - token_block * tokens),
+                    out,
+                };
+                if let Format::Codes { bits, block } = layout.format {
+                    with_codes!(bits, block, C => integer::multiply::<C>(isa, product));
+                }
+            }
+        });
     }
 
     fn multiply(&self, isa: Isa, at: &Arrangement, x: &[f32], out: SharedOut) {
