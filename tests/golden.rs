@@ -51,7 +51,8 @@ fn rounded_activations() {
         "gemma3/mlx-4bit",
         "stablelm-qkln/mlx-4bit",
     ] {
-        assert_golden_rounded(name, &format!("{name}/golden.json"), BackendKind::Candle);
+        let golden = format!("{name}/golden.json");
+        assert_golden_rounded(name, &golden, BackendKind::Candle, Tolerance::ROUNDED);
     }
     for name in [
         "llama/gguf/llama-q8_0",
@@ -60,10 +61,18 @@ fn rounded_activations() {
         "llama/gguf/llama-q5_0",
         "llama/gguf/llama-q5_1",
         "gemma3/gguf/gemma3-q8_0",
+        // Rows of 256 random values: the widest logits, and so the largest rounding.
         "llama-k/gguf/llama-k-q4_k_mix",
     ] {
         let (file, golden) = (format!("{name}.gguf"), format!("{name}.golden.json"));
-        assert_golden_rounded(&file, &golden, BackendKind::Candle);
+        let tolerance = match name.contains("llama-k") {
+            true => Tolerance {
+                logits: 0.7,
+                nll: 0.05,
+            },
+            false => Tolerance::ROUNDED,
+        };
+        assert_golden_rounded(&file, &golden, BackendKind::Candle, tolerance);
     }
 }
 

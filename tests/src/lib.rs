@@ -57,7 +57,7 @@ impl Tolerance {
     };
 
     /// Quantized weights times activations rounded to 8 bits; the bounds are those of llama.cpp's on
-    /// the same files.
+    /// such files.
     pub const ROUNDED: Tolerance = Tolerance {
         logits: 0.5,
         nll: 0.05,
@@ -228,12 +228,17 @@ pub fn assert_golden(checkpoint: &str, golden: &str, backend: BackendKind, toler
 }
 
 /// As [`assert_golden`], in the backend's usual arithmetic.
-pub fn assert_golden_rounded(checkpoint: &str, golden: &str, backend: BackendKind) {
+pub fn assert_golden_rounded(
+    checkpoint: &str,
+    golden: &str,
+    backend: BackendKind,
+    tolerance: Tolerance,
+) {
     let (Some(path), Some(golden)) = (any_fixture(checkpoint), any_fixture(golden)) else {
         return;
     };
     let mut r = usual_runner(&path, backend);
-    assert_golden_of(&mut *r, &path, &golden, Tolerance::ROUNDED);
+    assert_golden_of(&mut *r, &path, &golden, tolerance);
 }
 
 /// As [`assert_golden`], for files anywhere.

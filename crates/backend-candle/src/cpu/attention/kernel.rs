@@ -4,7 +4,7 @@ use std::ops::Range;
 use biplane_backend::AttentionMask;
 
 use crate::cpu::elementwise::Exponentials;
-use crate::cpu::simd::{Kernel, Simd};
+use crate::cpu::simd::{Kernel, Simd, prefetch};
 use crate::cpu::{SharedOut, Strided};
 
 use super::AttentionShape;
@@ -17,6 +17,11 @@ pub(super) const MAX_QUERIES: usize = 4 * TILE;
 const KEY_BLOCK: usize = 64;
 /// Keys whose scores are computed at once.
 const KEYS: usize = 4;
+/// Keys or values to ask the memory for before they are needed: a decode step's lie there, and the
+/// processor itself looks no further than a page.
+const AHEAD: usize = 16;
+/// Floats of a cache line.
+const LINE: usize = 16;
 
 /// Some queries of one key head. Queries of a key head are numbered position by position, the heads
 /// of a position next to each other.
@@ -151,6 +156,12 @@ unsafe fn score<V: Simd, const T: usize>(
     // SAFETY: rows of `d` elements; every query has a row of scores for `keys`.
     unsafe {
         while key + KEYS <= block.end {
+            for i in 0..KEYS {
+                let ahead = row(key).wrapping_add((AHEAD + i) * queries.k.token_stride);
+                for at in (0..d).step_by(LINE) {
+                    prefetch(ahead.wrapping_add(at));
+                }
+            }
             let dots = dots::<V, T, KEYS>(q, from_fn(|i| row(key + i)), d);
             put(queries, first, key - keys.start, keys.len(), dots, scores);
             key += KEYS;
@@ -318,6 +329,9 @@ unsafe fn weigh_lanes<V: Simd, const T: usize, const N: usize>(
             }
         }
         for key in 0..n {
+            for at in (0..N * V::LANES).step_by(LINE) {
+                prefetch(values.wrapping_add((key + AHEAD) * stride + at));
+            }
             // A value at a time: sums, weights and it just fit the registers.
             #[allow(clippy::needless_range_loop)]
             for i in 0..N {

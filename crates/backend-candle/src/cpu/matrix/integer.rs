@@ -11,7 +11,7 @@ use std::marker::PhantomData;
 
 use crate::cpu::SharedOut;
 use crate::cpu::math::store_part;
-use crate::cpu::simd::{Isa, Kernel, Simd, launch};
+use crate::cpu::simd::{Isa, Kernel, Simd, launch, prefetch};
 
 use super::codec::{PANEL, Quads, unroll8, vecs};
 use super::kernels::load_scale;
@@ -21,6 +21,11 @@ use super::rounded::{EXTRA, Rounding};
 /// Most tokens that codes are taken out of their words for directly; for more, a panel's codes are
 /// made bytes first.
 const DIRECT: usize = 2;
+
+/// Words of a panel to ask the memory for before they are needed.
+const AHEAD: usize = 1024;
+/// Words of a cache line.
+const LINE: usize = 16;
 
 /// One panel times some tokens.
 #[derive(Clone, Copy)]
@@ -234,6 +239,11 @@ unsafe fn tile<V: Simd, C: Quads, const R: usize, const T: usize>(
             }
             word = word.add(layout.header_words());
             for _ in 0..layout.group_blocks() {
+                if T <= DIRECT && first == 0 {
+                    for line in (0..C::BLOCK_WORDS).step_by(LINE) {
+                        prefetch(word.wrapping_add(AHEAD + line));
+                    }
+                }
                 let mut sums = [[V::splat_word(0); T]; R];
                 if !stored {
                     for t in 0..T {

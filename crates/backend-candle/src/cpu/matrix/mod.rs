@@ -76,6 +76,106 @@ fn room(scratch: &mut Vec<u32>, words: usize) -> &mut [u32] {
     &mut scratch[..words]
 }
 
+/// One matrix of a job of several.
+struct Part<'a> {
+    matrix: &'a CpuMatrix,
+    at: Rounding,
+    /// Where its rounded activations start.
+    start: usize,
+    /// Tokens that a panel is multiplied with before the next.
+    tokens: usize,
+    /// Panels of a task.
+    chunk: usize,
+    /// The first of its tasks, and how many it has.
+    first_task: usize,
+    tasks: usize,
+    out: SharedOut,
+}
+
+/// Multiplies rounded activations with quantized matrices. Those that see them alike share them.
+fn rounded_products(isa: Isa, each: &mut [(&CpuMatrix, &mut [f32])], x: &[f32], rows: usize) {
+    /// Multiply-adds that a task should have at least: about a microsecond.
+    const WORTHWHILE: usize = 48 * 1024;
+    /// Words of activations that stay in the second-level cache.
+    const CACHED: usize = 64 * 1024;
+    if rows == 0 {
+        return;
+    }
+    let mut scratch = SCRATCH.take();
+    let mut parts: Vec<Part<'_>> = Vec::with_capacity(each.len());
+    let (mut words, mut tasks) = (0, 0);
+    for (matrix, out) in each {
+        let layout = &matrix.inner.layout;
+        assert_eq!(x.len(), rows * layout.cols, "x is [rows, in]");
+        assert_eq!(out.len(), rows * layout.rows, "out is [rows, out]");
+        let at = Rounding::new(layout, rows);
+        let start = match parts.iter().find(|p| p.at == at) {
+            Some(same) => same.start,
+            None => {
+                let rounded = &mut room(&mut scratch, words + at.len())[words..];
+                round(isa, &at, x, rounded);
+                words += at.len();
+                words - at.len()
+            }
+        };
+        let tokens = (CACHED / at.row_words())
+            .max(24)
+            .next_multiple_of(12)
+            .min(rows);
+        let panels = layout.panels();
+        let chunk = WORTHWHILE
+            .div_ceil(layout.cols * PANEL * tokens)
+            .clamp(1, panels);
+        let part = Part {
+            matrix,
+            at,
+            start,
+            tokens,
+            chunk,
+            first_task: tasks,
+            tasks: panels.div_ceil(chunk) * rows.div_ceil(tokens),
+            out: SharedOut(out.as_mut_ptr()),
+        };
+        tasks += part.tasks;
+        parts.push(part);
+    }
+    let x = &scratch[..words];
+    pool::parallel_for(tasks, |task| {
+        let here = |p: &&Part<'_>| task < p.first_task + p.tasks;
+        if let Some(part) = parts.iter().find(here) {
+            part.run(isa, x, task - part.first_task);
+        }
+    });
+    drop(parts);
+    SCRATCH.set(scratch);
+}
+
+impl Part<'_> {
+    fn run(&self, isa: Isa, x: &[u32], task: usize) {
+        let layout = &self.matrix.inner.layout;
+        let Format::Codes { bits, block } = layout.format else {
+            return;
+        };
+        let panels = layout.panels();
+        let chunks = panels.div_ceil(self.chunk);
+        let (token, chunk) = (task / chunks * self.tokens, task % chunks);
+        let first = chunk * self.chunk;
+        for panel in first..panels.min(first + self.chunk) {
+            let product = integer::Product {
+                layout,
+                panel,
+                words: self.matrix.panel(panel),
+                at: &self.at,
+                x: &x[self.start..][..self.at.len()],
+                first: token,
+                tokens: self.tokens.min(self.at.rows - token),
+                out: self.out,
+            };
+            with_codes!(bits, block, C => integer::multiply::<C>(isa, product));
+        }
+    }
+}
+
 impl CpuMatrix {
     /// Packs a checkpoint's matrix, on all threads.
     ///
@@ -113,6 +213,9 @@ impl CpuMatrix {
     }
 
     fn matmul_t_with(&self, isa: Isa, x: &[f32], rows: usize, out: &mut [f32]) {
+        if self.is_rounded() {
+            return rounded_products(isa, &mut [(self, out)], x, rows);
+        }
         let layout = &self.inner.layout;
         assert_eq!(x.len(), rows * layout.cols, "x is [rows, in]");
         assert_eq!(out.len(), rows * layout.rows, "out is [rows, out]");
@@ -120,55 +223,28 @@ impl CpuMatrix {
             return;
         }
         let mut scratch = SCRATCH.take();
-        let out = SharedOut(out.as_mut_ptr());
-        match (layout.format, self.inner.arithmetic) {
-            (Format::Codes { .. }, Arithmetic::Rounded) => {
-                let at = Rounding::new(layout, rows);
-                let rounded = room(&mut scratch, at.len());
-                round(isa, &at, x, rounded);
-                self.multiply_rounded(isa, &at, rounded, out);
-            }
-            _ => {
-                let at = Arrangement::new(layout, rows);
-                let arranged = bytemuck::cast_slice_mut(room(&mut scratch, at.len()));
-                arrange(layout, &at, x, arranged);
-                self.multiply(isa, &at, arranged, out);
-            }
-        }
+        let at = Arrangement::new(layout, rows);
+        let arranged = bytemuck::cast_slice_mut(room(&mut scratch, at.len()));
+        arrange(layout, &at, x, arranged);
+        self.multiply(isa, &at, arranged, SharedOut(out.as_mut_ptr()));
         SCRATCH.set(scratch);
     }
 
-    fn multiply_rounded(&self, isa: Isa, at: &Rounding, x: &[u32], out: SharedOut) {
-        /// Multiply-adds that a task should have at least: about a microsecond.
-        const WORTHWHILE: usize = 48 * 1024;
-        /// Words of activations that stay in the second-level cache.
-        const CACHED: usize = 64 * 1024;
-        let layout = &self.inner.layout;
-        let panels = layout.panels();
-        let tokens = (CACHED / at.row_words()).max(24).next_multiple_of(12);
-        let token_blocks = at.rows.div_ceil(tokens);
-        let work = layout.cols * PANEL * tokens.min(at.rows);
-        let chunk = WORTHWHILE.div_ceil(work).clamp(1, panels);
-        let chunks = panels.div_ceil(chunk);
-        pool::parallel_for(chunks * token_blocks, |task| {
-            let (token_block, chunk_number) = (task / chunks, task % chunks);
-            let first = chunk_number * chunk;
-            for panel in first..panels.min(first + chunk) {
-                let product = integer::Product {
-                    layout,
-                    panel,
-                    words: self.panel(panel),
-                    at,
-                    x,
-                    first: token_block * tokens,
-                    tokens: tokens.min(at.rows - token_block * tokens),
-                    out,
-                };
-                if let Format::Codes { bits, block } = layout.format {
-                    with_codes!(bits, block, C => integer::multiply::<C>(isa, product));
-                }
-            }
-        });
+    /// [`Self::matmul_t`] with each of some matrices, in one job where that is possible.
+    ///
+    /// # Panics
+    /// As [`Self::matmul_t`].
+    pub fn matmul_t_each(each: &mut [(&CpuMatrix, &mut [f32])], x: &[f32], rows: usize) {
+        if each.iter().all(|(m, _)| m.is_rounded()) {
+            return rounded_products(Isa::get(), each, x, rows);
+        }
+        for (matrix, out) in each {
+            matrix.matmul_t(x, rows, out);
+        }
+    }
+
+    fn is_rounded(&self) -> bool {
+        self.inner.arithmetic == Arithmetic::Rounded && self.inner.layout.scaling.is_some()
     }
 
     fn multiply(&self, isa: Isa, at: &Arrangement, x: &[f32], out: SharedOut) {

@@ -14,7 +14,7 @@ pub(super) const EXTRA: usize = 2;
 
 /// How rows are rounded. A row is blocks; a block is its codes, four to a word, its scale (`f32`), and
 /// a number that the weights' biases need.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Rounding {
     pub rows: usize,
     cols: usize,

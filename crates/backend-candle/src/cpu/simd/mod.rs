@@ -103,6 +103,19 @@ impl Isa {
     }
 }
 
+/// Asks for a cache line that will be read soon; any address will do.
+#[inline(always)]
+pub(crate) fn prefetch<T>(p: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint, which never faults; every x86-64 has it.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(p.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = p;
+}
+
 /// A computation over vectors.
 pub(crate) trait Kernel {
     /// Whether it takes dot products of bytes ([`Simd::dot4`]).
