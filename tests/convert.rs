@@ -96,6 +96,7 @@ fn isq(backend: BackendKind) {
         ModelBuilder::new(path.to_string_lossy())
             .with_backend(backend)
             .with_device(biplane::Device::Cpu)
+            .with_exact(true)
     };
     let dir = tempfile::tempdir().unwrap();
     for isq in [IsqType::Q8_0, IsqType::AFQ8, IsqType::Q4_0, IsqType::AFQ4] {

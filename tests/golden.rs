@@ -2,7 +2,7 @@
 //! likelihoods. The references come from transformers 5.24 in f32; see the `versions` in each file.
 
 use biplane::BackendKind;
-use biplane_tests::{Tolerance, assert_golden, on_each_backend};
+use biplane_tests::{Tolerance, assert_golden, assert_golden_rounded, on_each_backend};
 
 /// A Hugging Face or mlx-community directory.
 fn directory(name: &str, backend: BackendKind) {
@@ -37,6 +37,43 @@ fn gguf_within(name: &str, backend: BackendKind, tolerance: Tolerance) {
         backend,
         tolerance,
     );
+}
+
+/// Every quantized form with activations rounded to 8 bits.
+#[cfg(feature = "candle")]
+#[test]
+fn rounded_activations() {
+    for name in [
+        "llama/mlx-4bit",
+        "llama/mlx-4bit-g32",
+        "llama/mlx-8bit",
+        "llama/mlx-mixed",
+        "gemma3/mlx-4bit",
+        "stablelm-qkln/mlx-4bit",
+    ] {
+        let golden = format!("{name}/golden.json");
+        assert_golden_rounded(name, &golden, BackendKind::Candle, Tolerance::ROUNDED);
+    }
+    for name in [
+        "llama/gguf/llama-q8_0",
+        "llama/gguf/llama-q4_0",
+        "llama/gguf/llama-q4_1",
+        "llama/gguf/llama-q5_0",
+        "llama/gguf/llama-q5_1",
+        "gemma3/gguf/gemma3-q8_0",
+        // Rows of 256 random values: the widest logits, and so the largest rounding.
+        "llama-k/gguf/llama-k-q4_k_mix",
+    ] {
+        let (file, golden) = (format!("{name}.gguf"), format!("{name}.golden.json"));
+        let tolerance = match name.contains("llama-k") {
+            true => Tolerance {
+                logits: 0.7,
+                nll: 0.05,
+            },
+            false => Tolerance::ROUNDED,
+        };
+        assert_golden_rounded(&file, &golden, BackendKind::Candle, tolerance);
+    }
 }
 
 on_each_backend! {

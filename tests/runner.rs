@@ -2,7 +2,9 @@
 //! fork is independent, a refused step changes nothing.
 
 use biplane::{BackendKind, ModelRunner, SlotId, SpanOutput, SpanPlan, StepPlan, Want};
-use biplane_tests::{fixture, last_logits, logits, max_difference, on_each_backend, runner, step};
+use biplane_tests::{
+    fixture, last_logits, logits, max_difference, on_each_backend, runner, step, usual_runner,
+};
 
 /// Of every kind of layer: full caches, a window of 16 tokens in most layers, attention beside the
 /// feed-forward part.
@@ -16,6 +18,10 @@ fn each_model(backend: BackendKind, check: impl Fn(&mut dyn ModelRunner)) {
     for name in MODELS {
         println!("{name}");
         check(&mut *runner(&fixture(name), backend));
+        if backend == BackendKind::Candle {
+            println!("{name}, rounded activations");
+            check(&mut *usual_runner(&fixture(name), backend));
+        }
     }
 }
 

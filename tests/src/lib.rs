@@ -55,6 +55,13 @@ impl Tolerance {
         logits: 1e-3,
         nll: 1e-4,
     };
+
+    /// Quantized weights times activations rounded to 8 bits; the bounds are those of llama.cpp's on
+    /// such files.
+    pub const ROUNDED: Tolerance = Tolerance {
+        logits: 0.5,
+        nll: 0.05,
+    };
 }
 
 /// A path below the fixtures.
@@ -95,17 +102,26 @@ pub fn real_model(file: &str) -> Option<PathBuf> {
     }
 }
 
-/// A model ready to step, on this thread.
+/// A model ready to step, on this thread, in exact arithmetic.
 pub fn runner(path: &Path, backend: BackendKind) -> Box<dyn ModelRunner> {
     try_runner(path, backend).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
 /// As [`runner`], or why not.
 pub fn try_runner(path: &Path, backend: BackendKind) -> biplane::Result<Box<dyn ModelRunner>> {
+    builder(path, backend).with_exact(true).build_runner()
+}
+
+/// As [`runner`], in the backend's usual arithmetic.
+pub fn usual_runner(path: &Path, backend: BackendKind) -> Box<dyn ModelRunner> {
+    let built = builder(path, backend).build_runner();
+    built.unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+fn builder(path: &Path, backend: BackendKind) -> ModelBuilder {
     ModelBuilder::new(path.to_string_lossy())
         .with_backend(backend)
         .with_device(Device::Cpu) // the golden values are for f32
-        .build_runner()
 }
 
 /// One span, one step.
@@ -208,17 +224,35 @@ pub fn assert_golden(checkpoint: &str, golden: &str, backend: BackendKind, toler
     let (Some(path), Some(golden)) = (any_fixture(checkpoint), any_fixture(golden)) else {
         return;
     };
-    assert_golden_at(&path, &golden, backend, tolerance);
+    assert_golden_of(&mut *runner(&path, backend), &path, &golden, tolerance);
+}
+
+/// As [`assert_golden`], in the backend's usual arithmetic.
+pub fn assert_golden_rounded(
+    checkpoint: &str,
+    golden: &str,
+    backend: BackendKind,
+    tolerance: Tolerance,
+) {
+    let (Some(path), Some(golden)) = (any_fixture(checkpoint), any_fixture(golden)) else {
+        return;
+    };
+    let mut r = usual_runner(&path, backend);
+    assert_golden_of(&mut *r, &path, &golden, tolerance);
 }
 
 /// As [`assert_golden`], for files anywhere.
 pub fn assert_golden_at(path: &Path, golden: &Path, backend: BackendKind, tolerance: Tolerance) {
-    let checkpoint = path.display();
+    assert_golden_of(&mut *runner(path, backend), path, golden, tolerance);
+}
+
+/// As [`assert_golden`], for a loaded model.
+fn assert_golden_of(r: &mut dyn ModelRunner, path: &Path, golden: &Path, tolerance: Tolerance) {
+    let (checkpoint, backend) = (path.display(), r.info().backend);
     let golden: Golden = serde_json::from_str(&std::fs::read_to_string(golden).unwrap()).unwrap();
-    let mut r = runner(path, backend);
     for p in &golden.prompts {
         let what = format!("{checkpoint} on {backend}, prompt {}", p.name);
-        let (logits, got) = logits_and_greedy(&mut *r, &p.ids, p.greedy.len());
+        let (logits, got) = logits_and_greedy(r, &p.ids, p.greedy.len());
         let (difference, at) = max_difference(&logits, &p.last_logits);
         assert!(
             difference <= tolerance.logits,
@@ -226,7 +260,7 @@ pub fn assert_golden_at(path: &Path, golden: &Path, backend: BackendKind, tolera
         );
         assert_greedy(&what, &got, &p.greedy, &p.greedy_margin, tolerance.logits);
     }
-    let nll = nll_mean(&mut *r, &golden.sequence.ids);
+    let nll = nll_mean(r, &golden.sequence.ids);
     assert!(
         (nll - golden.sequence.nll_mean).abs() <= tolerance.nll,
         "{checkpoint} on {backend}: mean negative log-likelihood {nll}, expected {}",

@@ -70,6 +70,14 @@ pub trait Backend: Clone + Debug + 'static {
     /// [`crate::Error::Unsupported`] when this build or machine does not have it.
     fn new(device: Device) -> Result<Self>;
 
+    /// Whether matrices that are loaded from now on multiply in the activations' own type. A backend
+    /// may otherwise round activations to 8 bits where weights are quantized, if that is faster; one
+    /// that never does has nothing to change.
+    #[must_use]
+    fn with_exact(self, _exact: bool) -> Self {
+        self
+    }
+
     /// The device in use; never [`Device::Auto`].
     fn device(&self) -> Device;
 

@@ -21,6 +21,15 @@ pub trait WeightMatrix: Clone + Debug + Send + 'static {
     /// floating-point.
     fn matmul_t(&self, x: &Self::Tensor) -> Result<Self::Tensor>;
 
+    /// What [`WeightMatrix::matmul_t`] gives with each of some matrices of one device and one `in`: a
+    /// backend may do for all together what it would do for each.
+    ///
+    /// # Errors
+    /// As [`WeightMatrix::matmul_t`].
+    fn matmul_t_each(matrices: &[&Self], x: &Self::Tensor) -> Result<Vec<Self::Tensor>> {
+        matrices.iter().map(|m| m.matmul_t(x)).collect()
+    }
+
     /// Rows by number, dequantized: `ids` a `U32` vector `[n]` gives `[n, in]` (an embedding).
     ///
     /// # Errors

@@ -3,13 +3,16 @@
 use biplane_backend::{Backend, DType, Device, Error, PackedMatrix, Result, Shape};
 use candle_core::utils::{cuda_is_available, metal_is_available};
 
-use crate::{CandleMatrix, CandleTensor, NAME, bytes, bytes::candle_dtype, failed, memory};
+use crate::{
+    CandleMatrix, CandleTensor, NAME, bytes, bytes::candle_dtype, cpu::Arithmetic, failed, memory,
+};
 
 /// candle on one device.
 #[derive(Clone, Debug)]
 pub struct CandleBackend {
     device: Device,
     inner: candle_core::Device,
+    arithmetic: Arithmetic,
 }
 
 impl CandleBackend {
@@ -35,13 +38,18 @@ impl CandleBackend {
             what: format!("open device {device} ({e})"),
             instead: "use another device, such as cpu".into(),
         })?;
-        Ok(CandleBackend { device, inner })
+        Ok(CandleBackend {
+            device,
+            inner,
+            arithmetic: Arithmetic::Rounded,
+        })
     }
 
     fn cpu() -> Self {
         CandleBackend {
             device: Device::Cpu,
             inner: candle_core::Device::Cpu,
+            arithmetic: Arithmetic::Rounded,
         }
     }
 
@@ -77,6 +85,14 @@ impl Backend for CandleBackend {
         Self::open(device)
     }
 
+    fn with_exact(mut self, exact: bool) -> Self {
+        self.arithmetic = match exact {
+            true => Arithmetic::Exact,
+            false => Arithmetic::Rounded,
+        };
+        self
+    }
+
     fn device(&self) -> Device {
         self.device
     }
@@ -101,7 +117,7 @@ impl Backend for CandleBackend {
     }
 
     fn load_matrix(&self, packed: &PackedMatrix<'_>, activations: DType) -> Result<CandleMatrix> {
-        CandleMatrix::load(packed, activations, &self.inner)
+        CandleMatrix::load(packed, activations, &self.inner, self.arithmetic)
     }
 }
 

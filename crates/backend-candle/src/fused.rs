@@ -162,6 +162,11 @@ pub(crate) fn output(
     if !values.is_empty() {
         fill(&mut values);
     }
+    made(op, shape, values)
+}
+
+/// A tensor of values on the processor, as many as `shape` has.
+pub(crate) fn made(op: &'static str, shape: Shape, values: Vec<f32>) -> Result<CandleTensor> {
     let inner = Inner::from_vec(values, shape.as_slice(), &Device::Cpu).map_err(failed(op))?;
     Ok(CandleTensor::new(inner, shape, DType::F32))
 }

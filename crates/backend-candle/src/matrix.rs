@@ -9,8 +9,8 @@ use candle_core::Device;
 
 use crate::{
     CandleTensor,
-    cpu::CpuMatrix,
-    fused::{Floats, output, row_major},
+    cpu::{Arithmetic, CpuMatrix},
+    fused::{Floats, made, output, row_major},
     gpu_matrix::GpuMatrix,
     memory,
     primitives::check_ids,
@@ -34,6 +34,7 @@ impl CandleMatrix {
         packed: &PackedMatrix<'_>,
         activations: DType,
         device: &Device,
+        arithmetic: Arithmetic,
     ) -> Result<Self> {
         if !activations.is_float() {
             return Err(Error::DType {
@@ -43,7 +44,7 @@ impl CandleMatrix {
             });
         }
         let form = if device.is_cpu() {
-            Form::Cpu(Arc::new(CpuMatrix::pack(packed)?))
+            Form::Cpu(Arc::new(CpuMatrix::pack(packed, arithmetic)?))
         } else {
             Form::Gpu(GpuMatrix::load(packed, activations, device)?)
         };
@@ -104,6 +105,33 @@ impl WeightMatrix for CandleMatrix {
             }
             Form::Gpu(m) => m.matmul_t(&x.reshape([rows, input])?)?.reshape(shape),
         }
+    }
+
+    fn matmul_t_each(matrices: &[&Self], x: &CandleTensor) -> Result<Vec<CandleTensor>> {
+        let op = "matmul_t_each";
+        let ours = |m: &&Self| match &m.form {
+            Form::Cpu(own) if Some(&m.shape[1]) == x.shape().as_slice().last() => Some(own.clone()),
+            _ => None,
+        };
+        let own: Option<Vec<_>> = matrices.iter().map(ours).collect();
+        let (Some(own), true, true) = (own, x.is_cpu_f32(), x.shape().numel() > 0) else {
+            return matrices.iter().map(|m| m.matmul_t(x)).collect();
+        };
+        let last = x.shape().rank() - 1;
+        let rows = x.shape().numel() / x.shape().last(op)?;
+        let x_rows = row_major(op, x)?;
+        let x_rows = Floats::all(op, &x_rows)?;
+        let mut outs = Vec::with_capacity(own.len());
+        for m in &own {
+            let shape = x.shape().with_dim(op, last, m.shape()[0])?;
+            memory::check(shape, DType::F32, x.inner.device())?;
+            outs.push((shape, vec![0.0; shape.numel()]));
+        }
+        let slices = outs.iter_mut().map(|(_, out)| out.as_mut_slice());
+        let mut each: Vec<_> = own.iter().map(|m| &**m).zip(slices).collect();
+        CpuMatrix::matmul_t_each(&mut each, &x_rows, rows);
+        let made = outs.into_iter().map(|(shape, out)| made(op, shape, out));
+        made.collect()
     }
 
     fn take_rows(&self, ids: &CandleTensor, dtype: DType) -> Result<CandleTensor> {

@@ -85,6 +85,7 @@ pub(crate) struct RunnerSpec {
     pub isq: Isq,
     pub eager: bool,
     pub self_check: bool,
+    pub exact: bool,
     pub opened: Arc<Opened>,
     pub progress: Arc<dyn Fn(usize) + Send + Sync>,
 }
@@ -105,7 +106,7 @@ pub(crate) fn load(spec: &RunnerSpec) -> Result<Box<dyn ModelRunner>> {
 
 #[cfg_attr(not(any(feature = "candle", feature = "mlx")), allow(dead_code))]
 fn load_on<B: Backend>(spec: &RunnerSpec) -> Result<Box<dyn ModelRunner>> {
-    let backend = B::new(spec.device)?;
+    let backend = B::new(spec.device)?.with_exact(spec.exact);
     if spec.self_check {
         let dtype = match (spec.dtype, backend.device().is_cpu()) {
             (Some(dtype), _) => dtype,

@@ -67,6 +67,7 @@ pub struct ModelBuilder {
     isq: Isq,
     eager: bool,
     self_check: bool,
+    exact: bool,
     chat_template: Option<String>,
     engine: EngineConfig,
     progress: OnProgress,
@@ -94,6 +95,7 @@ impl ModelBuilder {
             isq: Isq::default(),
             eager: false,
             self_check: false,
+            exact: false,
             chat_template: None,
             engine: EngineConfig::default(),
             progress: Arc::new(|_| {}),
@@ -155,6 +157,13 @@ impl ModelBuilder {
     /// arithmetic: an error where this machine's kernels are wrong.
     pub fn with_self_check(mut self, check: bool) -> Self {
         self.self_check = check;
+        self
+    }
+
+    /// Multiplies quantized weights in the activations' own type. Without it candle's processor rounds
+    /// activations to 8 bits there, which is several times faster.
+    pub fn with_exact(mut self, exact: bool) -> Self {
+        self.exact = exact;
         self
     }
 
@@ -300,6 +309,7 @@ impl ModelBuilder {
             isq: self.isq.clone(),
             eager: self.eager,
             self_check: self.self_check,
+            exact: self.exact,
             opened: Arc::clone(opened),
             progress: Arc::new(move |done| {
                 progress(Progress {

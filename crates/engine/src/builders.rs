@@ -47,6 +47,11 @@ macro_rules! builder {
                 self.with(|b| b.with_self_check(check))
             }
 
+            /// As [`ModelBuilder::with_exact`].
+            pub fn with_exact(self, exact: bool) -> Self {
+                self.with(|b| b.with_exact(exact))
+            }
+
             /// As [`ModelBuilder::with_chat_template_literal`].
             pub fn with_chat_template_literal(self, template: impl Into<String>) -> Self {
                 self.with(|b| b.with_chat_template_literal(template))

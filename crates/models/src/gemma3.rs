@@ -159,9 +159,12 @@ impl<B: Backend> Attention<B> {
         step: &mut Step<'_, B>,
     ) -> biplane_backend::Result<B::Tensor> {
         let (n, d) = (step.num_tokens(), self.head_dim);
-        let q = self.q_proj.forward(x)?.reshape([n, self.heads, d])?;
-        let k = self.k_proj.forward(x)?.reshape([n, self.kv_heads, d])?;
-        let v = self.v_proj.forward(x)?.reshape([n, self.kv_heads, d])?;
+        let [q, k, v] = Linear::forward_each([&self.q_proj, &self.k_proj, &self.v_proj], x)?;
+        let (q, k) = (
+            q.reshape([n, self.heads, d])?,
+            k.reshape([n, self.kv_heads, d])?,
+        );
+        let v = v.reshape([n, self.kv_heads, d])?;
         let q = self.q_norm.forward(&q)?.rope(rope)?;
         let k = self.k_norm.forward(&k)?.rope(rope)?;
         let y = step.attend(layer, &q, &k, &v, self.scale)?;
@@ -185,9 +188,8 @@ impl<B: Backend> Mlp<B> {
     }
 
     fn forward(&self, x: &B::Tensor) -> biplane_backend::Result<B::Tensor> {
-        let gate = self.gate_proj.forward(x)?;
-        self.down_proj
-            .forward(&gate.gelu_tanh_mul(&self.up_proj.forward(x)?)?)
+        let [gate, up] = Linear::forward_each([&self.gate_proj, &self.up_proj], x)?;
+        self.down_proj.forward(&gate.gelu_tanh_mul(&up)?)
     }
 }
 

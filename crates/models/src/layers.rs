@@ -1,6 +1,6 @@
 //! What models are made of besides tensors' own operations: linear layers, embeddings, norms.
 
-use biplane_backend::{Backend, DType, Result, Tensor, WeightMatrix};
+use biplane_backend::{Backend, DType, Error, Result, Tensor, WeightMatrix};
 
 /// `x · Wᵀ + b`.
 #[derive(Clone, Debug)]
@@ -15,7 +15,28 @@ impl<B: Backend> Linear<B> {
     /// # Errors
     /// As [`WeightMatrix::matmul_t`].
     pub fn forward(&self, x: &B::Tensor) -> Result<B::Tensor> {
-        let y = self.weight.matmul_t(x)?;
+        self.add_bias(self.weight.matmul_t(x)?)
+    }
+
+    /// What [`Self::forward`] gives with each of some layers, together.
+    ///
+    /// # Errors
+    /// As [`WeightMatrix::matmul_t`].
+    pub fn forward_each<const N: usize>(
+        layers: [&Self; N],
+        x: &B::Tensor,
+    ) -> Result<[B::Tensor; N]> {
+        let products = B::Matrix::matmul_t_each(&layers.map(|l| &l.weight), x)?;
+        let ys = layers.iter().zip(products).map(|(l, y)| l.add_bias(y));
+        let ys: Vec<_> = ys.collect::<Result<_>>()?;
+        ys.try_into().map_err(|ys: Vec<_>| Error::Backend {
+            backend: B::NAME,
+            op: "matmul_t_each",
+            message: format!("{} products of {N} matrices", ys.len()),
+        })
+    }
+
+    fn add_bias(&self, y: B::Tensor) -> Result<B::Tensor> {
         match &self.bias {
             Some(bias) => y.add(bias),
             None => Ok(y),

@@ -173,9 +173,10 @@ impl<B: Backend> Attention<B> {
         step: &mut Step<'_, B>,
     ) -> biplane_backend::Result<B::Tensor> {
         let (n, d) = (step.num_tokens(), self.head_dim);
-        let mut q = self.q_proj.forward(x)?.reshape([n, self.heads, d])?;
-        let mut k = self.k_proj.forward(x)?.reshape([n, self.kv_heads, d])?;
-        let v = self.v_proj.forward(x)?.reshape([n, self.kv_heads, d])?;
+        let [q, k, v] = Linear::forward_each([&self.q_proj, &self.k_proj, &self.v_proj], x)?;
+        let mut q = q.reshape([n, self.heads, d])?;
+        let mut k = k.reshape([n, self.kv_heads, d])?;
+        let v = v.reshape([n, self.kv_heads, d])?;
         if let Some([q_norm, k_norm]) = &self.norms {
             (q, k) = (q_norm.forward(&q)?, k_norm.forward(&k)?);
         }
@@ -201,9 +202,8 @@ impl<B: Backend> Mlp<B> {
     }
 
     fn forward(&self, x: &B::Tensor) -> biplane_backend::Result<B::Tensor> {
-        let gate = self.gate_proj.forward(x)?;
-        self.down_proj
-            .forward(&gate.silu_mul(&self.up_proj.forward(x)?)?)
+        let [gate, up] = Linear::forward_each([&self.gate_proj, &self.up_proj], x)?;
+        self.down_proj.forward(&gate.silu_mul(&up)?)
     }
 }
 

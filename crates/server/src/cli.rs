@@ -60,6 +60,11 @@ pub struct ModelArgs {
     #[command(flatten)]
     pub isq: IsqArgs,
 
+    /// Multiply quantized weights in the activations' own type; otherwise candle's processor rounds
+    /// activations to 8 bits there, several times faster.
+    #[arg(long)]
+    pub exact: bool,
+
     /// Check every quantized kernel against plain f32 arithmetic before loading.
     #[arg(long)]
     pub self_check: bool,
@@ -111,7 +116,10 @@ impl ModelArgs {
         if let Some(ctx) = self.ctx {
             builder = builder.with_context_length(ctx as usize);
         }
-        self.isq.apply(builder).with_self_check(self.self_check)
+        self.isq
+            .apply(builder)
+            .with_self_check(self.self_check)
+            .with_exact(self.exact)
     }
 }
 

@@ -119,6 +119,10 @@ fn check_products<B: Backend>(
             let what = format!("matmul_t of {view} [{rows}, {cols}] with {what}");
             let y = w.matmul_t(&x).unwrap();
             assert_products(&what, &y, &part, values, dtype, allowed);
+            for each in B::Matrix::matmul_t_each(&[w, w], &x).unwrap() {
+                let (each, one) = (each.to_bytes().unwrap(), y.to_bytes().unwrap());
+                assert_eq!(each, one, "{what}: two matrices at once");
+            }
             if expect.batch_invariant {
                 let row = y.narrow(0, 0, 1).unwrap().to_bytes().unwrap();
                 let first = first_row.get_or_insert_with(|| row.clone());

@@ -1,6 +1,6 @@
 use super::for_row_chunks;
 use super::math::{exp, load_part, store_part};
-use super::simd::{Isa, Kernel, LANES, Simd, launch};
+use super::simd::{Isa, Kernel, MAX_LANES, Simd, launch};
 
 /// `silu(gate) · up`, with `silu(x) = x / (1 + e^-x)` (SwiGLU, Shazeer 2020).
 ///
@@ -93,11 +93,11 @@ struct Gated<'a> {
 impl Kernel for Gated<'_> {
     #[inline(always)]
     unsafe fn run<V: Simd>(self) {
-        let parts = self.gate.chunks(LANES).zip(self.up.chunks(LANES));
-        for ((gate, up), out) in parts.zip(self.out.chunks_mut(LANES)) {
-            // SAFETY: whole vectors only where there are eight elements.
+        let parts = self.gate.chunks(V::LANES).zip(self.up.chunks(V::LANES));
+        for ((gate, up), out) in parts.zip(self.out.chunks_mut(V::LANES)) {
+            // SAFETY: whole vectors only where there are as many elements.
             unsafe {
-                if out.len() == LANES {
+                if out.len() == V::LANES {
                     let (x, up) = (V::load(gate.as_ptr()), V::load(up.as_ptr()));
                     V::store(out.as_mut_ptr(), gated_one::<V>(self.activation, x, up));
                 } else {
@@ -134,15 +134,15 @@ pub(super) struct Largest<'a>(pub &'a [f32], pub &'a mut f32);
 impl Kernel for Largest<'_> {
     #[inline(always)]
     unsafe fn run<V: Simd>(self) {
-        let mut largest = [f32::NEG_INFINITY; LANES];
-        let parts = self.0.chunks_exact(4 * LANES);
+        let mut largest = [f32::NEG_INFINITY; MAX_LANES];
+        let parts = self.0.chunks_exact(4 * V::LANES);
         let rest = parts.remainder();
         // SAFETY: every part has four vectors; `largest` is one.
         unsafe {
             let mut most = [V::splat(f32::NEG_INFINITY); 4];
             for part in parts {
                 for (i, most) in most.iter_mut().enumerate() {
-                    *most = V::max(V::load(part.as_ptr().add(i * LANES)), *most);
+                    *most = V::max(V::load(part.as_ptr().add(i * V::LANES)), *most);
                 }
             }
             let most = V::max(V::max(most[0], most[1]), V::max(most[2], most[3]));
@@ -166,13 +166,13 @@ impl Kernel for Exponentials<'_> {
     #[inline(always)]
     unsafe fn run<V: Simd>(self) {
         let mut largest = 0.0;
-        // SAFETY: same instructions; whole vectors only where there are eight elements.
+        // SAFETY: same instructions; whole vectors only where there are as many elements.
         unsafe {
             Largest(self.row, &mut largest).run::<V>();
             let largest = V::splat(largest);
             let mut sums = V::splat(0.0);
-            for part in self.row.chunks_mut(LANES) {
-                if part.len() == LANES {
+            for part in self.row.chunks_mut(V::LANES) {
+                if part.len() == V::LANES {
                     let e = exp::<V>(V::sub(V::load(part.as_ptr()), largest));
                     V::store(part.as_mut_ptr(), e);
                     sums = V::add(sums, e);

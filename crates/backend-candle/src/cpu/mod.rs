@@ -14,7 +14,7 @@ mod simd;
 
 pub use attention::{AttentionShape, attention};
 pub use elementwise::{argmax, gelu_tanh_mul, silu_mul, softmax};
-pub use matrix::CpuMatrix;
+pub use matrix::{Arithmetic, CpuMatrix};
 pub use norm::{layer_norm, rms_norm};
 pub use rope::rope;
 

@@ -1,5 +1,5 @@
 use super::for_row_chunks;
-use super::simd::{Isa, Kernel, LANES, Simd, launch};
+use super::simd::{Isa, Kernel, Simd, launch};
 
 /// RMSNorm of rows of `weight.len()`: `x / sqrt(mean(x²) + eps) · weight` (Zhang and Sennrich 2019).
 ///
@@ -109,7 +109,7 @@ impl Kernel for NormRows<'_> {
 /// Sum of `x`, or of `(x - mean)²`.
 #[inline(always)]
 unsafe fn sum<V: Simd, const SQUARES: bool>(x: &[f32], mean: f32) -> f32 {
-    let parts = x.chunks_exact(4 * LANES);
+    let parts = x.chunks_exact(4 * V::LANES);
     let mut rest = 0.0;
     for &x in parts.remainder() {
         rest += if SQUARES { (x - mean) * (x - mean) } else { x };
@@ -119,7 +119,7 @@ unsafe fn sum<V: Simd, const SQUARES: bool>(x: &[f32], mean: f32) -> f32 {
         let mut sums = [V::splat(0.0); 4];
         for part in parts {
             for (i, sum) in sums.iter_mut().enumerate() {
-                let x = V::load(part.as_ptr().add(i * LANES));
+                let x = V::load(part.as_ptr().add(i * V::LANES));
                 *sum = if SQUARES {
                     let x = V::sub(x, V::splat(mean));
                     V::fma(x, x, *sum)

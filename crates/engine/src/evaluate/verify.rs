@@ -136,12 +136,13 @@ pub struct TextReport {
     pub seconds: [f64; 2],
 }
 
-/// Runs one checkpoint on two backends and compares what they compute.
+/// Runs one checkpoint on two backends and compares what they compute, in exact arithmetic
+/// ([`ModelBuilder::with_exact`]).
 ///
 /// # Errors
 /// What loading and running report.
 pub fn verify(builder: ModelBuilder, settings: &VerifySettings) -> Result<VerifyReport> {
-    let (runners, tokenizer) = builder.build_runners(&settings.backends)?;
+    let (runners, tokenizer) = builder.with_exact(true).build_runners(&settings.backends)?;
     let Ok([a, b]) = <[_; 2]>::try_from(runners) else {
         return Err(Error::Stopped("two models were not loaded".into()));
     };

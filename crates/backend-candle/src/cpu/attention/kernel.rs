@@ -4,7 +4,7 @@ use std::ops::Range;
 use biplane_backend::AttentionMask;
 
 use crate::cpu::elementwise::Exponentials;
-use crate::cpu::simd::{Kernel, LANES, Simd};
+use crate::cpu::simd::{Kernel, Simd, prefetch};
 use crate::cpu::{SharedOut, Strided};
 
 use super::AttentionShape;
@@ -17,6 +17,11 @@ pub(super) const MAX_QUERIES: usize = 4 * TILE;
 const KEY_BLOCK: usize = 64;
 /// Keys whose scores are computed at once.
 const KEYS: usize = 4;
+/// Keys or values to ask the memory for before they are needed: a decode step's lie there, and the
+/// processor itself looks no further than a page.
+const AHEAD: usize = 16;
+/// Floats of a cache line.
+const LINE: usize = 16;
 
 /// Some queries of one key head. Queries of a key head are numbered position by position, the heads
 /// of a position next to each other.
@@ -151,6 +156,12 @@ unsafe fn score<V: Simd, const T: usize>(
     // SAFETY: rows of `d` elements; every query has a row of scores for `keys`.
     unsafe {
         while key + KEYS <= block.end {
+            for i in 0..KEYS {
+                let ahead = row(key).wrapping_add((AHEAD + i) * queries.k.token_stride);
+                for at in (0..d).step_by(LINE) {
+                    prefetch(ahead.wrapping_add(at));
+                }
+            }
             let dots = dots::<V, T, KEYS>(q, from_fn(|i| row(key + i)), d);
             put(queries, first, key - keys.start, keys.len(), dots, scores);
             key += KEYS;
@@ -190,11 +201,11 @@ unsafe fn dots<V: Simd, const T: usize, const K: usize>(
     k: [*const f32; K],
     d: usize,
 ) -> [[f32; K]; T] {
-    let whole = d / LANES * LANES;
+    let whole = d / V::LANES * V::LANES;
     // SAFETY: the caller's contract.
     unsafe {
         let mut sums = [[V::splat(0.0); K]; T];
-        for at in (0..whole).step_by(LANES) {
+        for at in (0..whole).step_by(V::LANES) {
             for i in 0..K {
                 let k = V::load(k[i].add(at));
                 for t in 0..T {
@@ -278,17 +289,17 @@ unsafe fn weigh<V: Simd, const T: usize>(
     unsafe {
         let mut at = 0;
         // A lone query needs more chains of additions to keep the units busy.
-        while T == 1 && at + 8 * LANES <= d {
+        while T == 1 && at + 8 * V::LANES <= d {
             weigh_lanes::<V, T, 8>(values.add(at), stride, n, weights, out.map(|o| o.add(at)));
-            at += 8 * LANES;
+            at += 8 * V::LANES;
         }
-        while at + 4 * LANES <= d {
+        while at + 4 * V::LANES <= d {
             weigh_lanes::<V, T, 4>(values.add(at), stride, n, weights, out.map(|o| o.add(at)));
-            at += 4 * LANES;
+            at += 4 * V::LANES;
         }
-        while at + LANES <= d {
+        while at + V::LANES <= d {
             weigh_lanes::<V, T, 1>(values.add(at), stride, n, weights, out.map(|o| o.add(at)));
-            at += LANES;
+            at += V::LANES;
         }
         for at in at..d {
             for t in 0..T {
@@ -314,14 +325,17 @@ unsafe fn weigh_lanes<V: Simd, const T: usize, const N: usize>(
         let mut sums = [[V::splat(0.0); N]; T];
         for (sums, out) in sums.iter_mut().zip(out) {
             for (i, sum) in sums.iter_mut().enumerate() {
-                *sum = V::load(out.add(i * LANES));
+                *sum = V::load(out.add(i * V::LANES));
             }
         }
         for key in 0..n {
+            for at in (0..N * V::LANES).step_by(LINE) {
+                prefetch(values.wrapping_add((key + AHEAD) * stride + at));
+            }
             // A value at a time: sums, weights and it just fit the registers.
             #[allow(clippy::needless_range_loop)]
             for i in 0..N {
-                let value = V::load(values.add(key * stride + i * LANES));
+                let value = V::load(values.add(key * stride + i * V::LANES));
                 for t in 0..T {
                     sums[t][i] = V::fma(V::splat(*weights[t].add(key)), value, sums[t][i]);
                 }
@@ -329,7 +343,7 @@ unsafe fn weigh_lanes<V: Simd, const T: usize, const N: usize>(
         }
         for (sums, out) in sums.into_iter().zip(out) {
             for (i, sum) in sums.into_iter().enumerate() {
-                V::store(out.add(i * LANES), sum);
+                V::store(out.add(i * V::LANES), sum);
             }
         }
     }

@@ -1,23 +1,30 @@
-//! How a panel's elements are stored, and how a vector of them becomes floats.
+//! How a panel's elements are stored, and how a vector of them becomes numbers.
 //!
-//! Lane = row: a word of a lane holds neighbouring elements of one row, and [`PANEL`] lanes' words lie
-//! next to each other. A code is masked out *where it is* and converted, which gives `code · 2^shift`;
-//! the activation it meets is multiplied with `2^-shift` beforehand ([`Codec::x_scale`]). So an
-//! element costs one `and`, one conversion and the multiply-add.
+//! Lane = row: a word of a lane holds elements of one row, and [`PANEL`] lanes' words lie next to each
+//! other. Codes come out of their words as *quads*, words of four bytes that are neighbouring codes of
+//! a row: what the processors' dot products of bytes take. In exact arithmetic a byte is masked out
+//! *where it is* and converted, which gives `code · 2^shift`; the activation it meets is multiplied
+//! with `2^-shift` beforehand ([`Codec::x_scale`]).
 
 use half::{bf16, f16};
 
-use crate::cpu::simd::{LANES, Simd};
+use crate::cpu::simd::Simd;
 
 /// Rows of a panel.
 pub(super) const PANEL: usize = 32;
-/// Vectors that hold one element of every row of a panel.
-pub(super) const VECS: usize = PANEL / LANES;
+/// Most vectors that hold one element of every row of a panel.
+pub(super) const MAX_VECS: usize = 4;
 
-/// An expression for every vector of [`VECS`], as an array. Not `map`: what a closure calls does not
-/// have the kernel's instructions until it is inlined, which the compiler then often does not do.
+/// Vectors that hold one element of every row of a panel.
+pub(super) const fn vecs<V: Simd>() -> usize {
+    PANEL / V::LANES
+}
+
+/// An expression for every vector of a panel, as an array of [`MAX_VECS`]. Where there are fewer, the
+/// rest repeat the first, and nothing uses them. Not `map`: what a closure calls does not have the
+/// kernel's instructions until it is inlined, which the compiler then often does not do.
 macro_rules! each_vec {
-    ($v:ident => $value:expr) => {
+    ($V:ident, $v:ident => $value:expr) => {
         [
             {
                 let $v = 0;
@@ -28,11 +35,11 @@ macro_rules! each_vec {
                 $value
             },
             {
-                let $v = 2;
+                let $v = if vecs::<$V>() > 2 { 2 } else { 0 };
                 $value
             },
             {
-                let $v = 3;
+                let $v = if vecs::<$V>() > 2 { 3 } else { 1 };
                 $value
             },
         ]
@@ -45,7 +52,7 @@ pub(super) trait Sink<V: Simd> {
     /// Element `k` of the rows of vector `v`. One vector at a time: more would not stay in registers.
     ///
     /// # Safety
-    /// The machine has `V`'s instructions; `k` is below [`Codec::BLOCK`], `v` below [`VECS`].
+    /// The machine has `V`'s instructions; `k` is below [`Codec::BLOCK`], `v` below [`vecs`].
     unsafe fn put(&mut self, k: usize, v: usize, w: V::F);
 }
 
@@ -72,61 +79,123 @@ pub(super) trait Codec {
     fn get(block: &[u32], k: usize, row: usize) -> f32;
 }
 
-/// Codes of `BITS` bits, at exactly `BITS` bits each.
-///
-/// Where `BITS` does not divide 32, a word holds codes in its low 30 bits, and the two spare bits of
-/// all words together make up the block's last codes.
+/// Codes that come out as bytes.
+pub(super) trait Quads {
+    /// Quads of a row in a block.
+    const QUADS: usize;
+    /// 32-bit words of a block, all rows together.
+    const BLOCK_WORDS: usize;
+    /// Whether codes may be 64 or more, see [`Simd::dot4`].
+    const WIDE: bool;
+
+    /// Codes `4·q` to `4·q + 3` of the rows of vector `v`, a byte each.
+    ///
+    /// # Safety
+    /// The machine has `V`'s instructions; [`Quads::BLOCK_WORDS`] words lie at `block`; `q` is below
+    /// [`Quads::QUADS`], `v` below [`vecs`].
+    unsafe fn quad<V: Simd>(block: *const u32, q: usize, v: usize) -> V::I;
+}
+
+/// Codes of `BITS` bits, at exactly `BITS` bits each: in planes of 8, 4, 2 and 1 bits, the lowest bits
+/// first. A word of a plane of `w` bits holds `8 / w` quads, the first in its bytes' lowest bits.
 pub(super) struct Codes<const BITS: usize, const BLOCK: usize>;
 
 impl<const BITS: usize, const BLOCK: usize> Codes<BITS, BLOCK> {
-    const MASK: u32 = (1 << BITS) - 1;
+    /// Bits in the plane of low bits.
+    const LOW: usize = match BITS {
+        8 => 8,
+        4..8 => 4,
+        _ => 2,
+    };
+    /// Bits in the plane of high bits.
+    const HIGH: usize = BITS - Self::LOW;
+    /// Words of a row in the plane of low bits.
+    const LOW_WORDS: usize = BLOCK * Self::LOW / 32;
     const ROW_WORDS: usize = BLOCK * BITS / 32;
-    const IN_WORD: usize = if 32 % BITS == 0 { 32 / BITS } else { 30 / BITS };
-    const WHOLE: usize = Self::ROW_WORDS * Self::IN_WORD;
-    /// A pattern that reaches the sign bit would convert to a negative number: it is shifted down.
-    const fn shifted_down(j: usize) -> bool {
-        BITS * (j + 1) == 32
+
+    /// `bits` bits in every byte.
+    const fn mask(bits: usize) -> u32 {
+        ((1 << bits) - 1) * 0x0101_0101
     }
 
-    /// Word and bit where bit `i` of spare code `e` is.
-    const fn spare(e: usize, i: usize) -> (usize, u32) {
-        let n = e * BITS + i;
-        (n / 2, 30 + (n % 2) as u32)
+    /// Word and shift of quad `q` in a plane of `bits` bits.
+    const fn place(bits: usize, q: usize) -> (usize, usize) {
+        let quads = 8 / bits;
+        (q / quads, bits * (q % quads))
     }
 
-    /// The vector `v` of spare code `e`, put together from its words' upper bits.
-    #[inline(always)]
-    unsafe fn visit_spare<V: Simd>(block: *const u32, e: usize, v: usize) -> V::F {
-        // SAFETY: spare bits lie in the block's words.
-        unsafe {
-            let mut code = V::splat_word(0);
-            let mut i = 0;
-            while i < BITS {
-                let (word, bit) = Self::spare(e, i);
-                let w = V::load_words(block.add(word * PANEL + v * LANES));
-                let part = if bit == 31 {
-                    V::shr(w, 31)
-                } else if i + 1 < BITS {
-                    V::shr(w, 30)
-                } else {
-                    V::and(V::shr(w, 30), V::splat_word(1))
-                };
-                code = V::or(code, V::shl(part, i as u32));
-                i += if bit == 30 { 2 } else { 1 };
-            }
-            V::to_float(code)
+    /// Stores four codes of `row`, a byte each, into a block of zeros.
+    pub fn set_quad(block: &mut [u32], q: usize, row: usize, codes: u32) {
+        let (word, shift) = Self::place(Self::LOW, q);
+        block[word * PANEL + row] |= (codes & Self::mask(Self::LOW)) << shift;
+        if Self::HIGH > 0 {
+            let (word, shift) = Self::place(Self::HIGH, q);
+            let high = codes >> Self::LOW & Self::mask(Self::HIGH);
+            block[(Self::LOW_WORDS + word) * PANEL + row] |= high << shift;
         }
+    }
+
+    /// What [`Self::set_quad`] stored.
+    fn get_quad(block: &[u32], q: usize, row: usize) -> u32 {
+        let (word, shift) = Self::place(Self::LOW, q);
+        let low = block[word * PANEL + row] >> shift & Self::mask(Self::LOW);
+        if Self::HIGH == 0 {
+            return low;
+        }
+        let (word, shift) = Self::place(Self::HIGH, q);
+        let high = block[(Self::LOW_WORDS + word) * PANEL + row] >> shift;
+        low | (high & Self::mask(Self::HIGH)) << Self::LOW
     }
 }
 
-/// Repeats a block of code for every constant `J` below 16.
-macro_rules! unroll16 {
-    ($J:ident => $body:block) => {
-        unroll16!(@ $J $body 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
+/// Repeats a block of code for every constant `Q` below 8.
+macro_rules! unroll8 {
+    ($Q:ident => $body:block) => {
+        unroll8!(@ $Q $body 0 1 2 3 4 5 6 7)
     };
-    (@ $J:ident $body:block $($n:literal)*) => {
-        $({ const $J: usize = $n; $body })*
+    (@ $Q:ident $body:block $($n:literal)*) => {
+        $({ const $Q: usize = $n; $body })*
     };
+}
+pub(super) use unroll8;
+
+impl<const BITS: usize, const BLOCK: usize> Quads for Codes<BITS, BLOCK> {
+    const QUADS: usize = BLOCK / 4;
+    const BLOCK_WORDS: usize = Self::ROW_WORDS * PANEL;
+    const WIDE: bool = BITS == 8;
+
+    #[inline(always)]
+    unsafe fn quad<V: Simd>(block: *const u32, q: usize, v: usize) -> V::I {
+        let (word, shift) = Self::place(Self::LOW, q);
+        // SAFETY: all words read are the block's.
+        unsafe {
+            let low = V::load_words(block.add(word * PANEL + v * V::LANES));
+            if Self::LOW == 8 {
+                return low;
+            }
+            let low = if shift == 0 {
+                low
+            } else {
+                V::shr(low, shift as u32)
+            };
+            let low = V::and(low, V::splat_word(Self::mask(Self::LOW)));
+            if Self::HIGH == 0 {
+                return low;
+            }
+            let (word, shift) = Self::place(Self::HIGH, q);
+            let word = Self::LOW_WORDS + word;
+            let high = V::load_words(block.add(word * PANEL + v * V::LANES));
+            let high = if shift > Self::LOW {
+                V::shr(high, (shift - Self::LOW) as u32)
+            } else if shift < Self::LOW {
+                V::shl(high, (Self::LOW - shift) as u32)
+            } else {
+                high
+            };
+            let mask = V::splat_word(Self::mask(Self::HIGH) << Self::LOW);
+            V::or(low, V::and(high, mask))
+        }
+    }
 }
 
 impl<const BITS: usize, const BLOCK: usize> Codec for Codes<BITS, BLOCK> {
@@ -135,66 +204,42 @@ impl<const BITS: usize, const BLOCK: usize> Codec for Codes<BITS, BLOCK> {
 
     #[inline(always)]
     unsafe fn visit<V: Simd, S: Sink<V>>(block: *const u32, sink: &mut S) {
-        // SAFETY: all words read are the block's.
+        // SAFETY: quads and vectors are the block's.
         unsafe {
-            for word in 0..Self::ROW_WORDS {
-                let p = block.add(word * PANEL);
-                unroll16!(J => {
-                    if J < Self::IN_WORD {
-                        each_vec!(v => {
-                            let w = V::load_words(p.add(v * LANES));
-                            let code = if Self::shifted_down(J) {
-                                V::shr(w, (32 - BITS) as u32)
-                            } else {
-                                // The remainder keeps the shift in range where J does not count.
-                                V::and(w, V::splat_word(Self::MASK << (BITS * J % 32)))
-                            };
-                            sink.put(word * Self::IN_WORD + J, v, V::to_float(code));
-                        });
+            unroll8!(Q => {
+                if 4 * Q < BLOCK {
+                    for v in 0..vecs::<V>() {
+                        let quad = Self::quad::<V>(block, Q, v);
+                        for b in 0..3 {
+                            let code = V::and(quad, V::splat_word(0xff << (8 * b)));
+                            sink.put(4 * Q + b, v, V::to_float(code));
+                        }
+                        // A pattern that reaches the sign bit would convert to a negative number.
+                        let code = match Self::WIDE {
+                            true => V::shr(quad, 24),
+                            false => V::and(quad, V::splat_word(0xff << 24)),
+                        };
+                        sink.put(4 * Q + 3, v, V::to_float(code));
                     }
-                });
-            }
-            if Self::WHOLE < BLOCK {
-                each_vec!(v => sink.put(Self::WHOLE, v, Self::visit_spare::<V>(block, 0, v)));
-            }
-            if Self::WHOLE + 1 < BLOCK {
-                each_vec!(v => sink.put(Self::WHOLE + 1, v, Self::visit_spare::<V>(block, 1, v)));
-            }
+                }
+            });
         }
     }
 
     fn x_scale(k: usize) -> f32 {
-        let j = k % Self::IN_WORD;
-        if k >= Self::WHOLE || Self::shifted_down(j) {
-            1.0
-        } else {
-            1.0 / (1u32 << (BITS * j)) as f32
+        match k % 4 {
+            3 if Self::WIDE => 1.0,
+            b => 1.0 / (1u32 << (8 * b)) as f32,
         }
     }
 
     fn set(block: &mut [u32], k: usize, row: usize, element: u32) {
-        if k < Self::WHOLE {
-            let (word, j) = (k / Self::IN_WORD, k % Self::IN_WORD);
-            block[word * PANEL + row] |= (element & Self::MASK) << (BITS * j);
-        } else {
-            for i in 0..BITS {
-                let (word, bit) = Self::spare(k - Self::WHOLE, i);
-                block[word * PANEL + row] |= (element >> i & 1) << bit;
-            }
-        }
+        Self::set_quad(block, k / 4, row, (element & 0xff) << (8 * (k % 4)));
     }
 
     fn get(block: &[u32], k: usize, row: usize) -> f32 {
-        let code = if k < Self::WHOLE {
-            let (word, j) = (k / Self::IN_WORD, k % Self::IN_WORD);
-            block[word * PANEL + row] >> (BITS * j) & Self::MASK
-        } else {
-            (0..BITS).fold(0, |code, i| {
-                let (word, bit) = Self::spare(k - Self::WHOLE, i);
-                code | (block[word * PANEL + row] >> bit & 1) << i
-            })
-        };
-        code as f32
+        let quad = Self::get_quad(block, k / 4, row);
+        f32::from((quad >> (8 * (k % 4))) as u8)
     }
 }
 
@@ -214,7 +259,9 @@ impl Codec for DenseF32 {
         for k in 0..DENSE_BLOCK {
             // SAFETY: element `k` of the block.
             unsafe {
-                each_vec!(v => sink.put(k, v, V::load(p.add(k * PANEL + v * LANES))));
+                for v in 0..vecs::<V>() {
+                    sink.put(k, v, V::load(p.add(k * PANEL + v * V::LANES)));
+                }
             }
         }
     }
@@ -246,10 +293,17 @@ impl<const BRAIN: bool> Codec for DenseHalf<BRAIN> {
             // SAFETY: element `k` of the block.
             unsafe {
                 let p = p.add(k * PANEL);
-                if BRAIN {
-                    each_vec!(v => sink.put(k, v, V::load_bf16(p.add(v * LANES))));
-                } else {
-                    each_vec!(v => sink.put(k, v, V::load_f16(p.add(v * LANES))));
+                for v in 0..vecs::<V>() {
+                    let p = p.add(v * V::LANES);
+                    sink.put(
+                        k,
+                        v,
+                        if BRAIN {
+                            V::load_bf16(p)
+                        } else {
+                            V::load_f16(p)
+                        },
+                    );
                 }
             }
         }

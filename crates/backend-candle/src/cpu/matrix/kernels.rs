@@ -1,4 +1,4 @@
-//! The two multiplications. Both compute, for every row and token, block by block,
+//! The two multiplications in `f32`. Both compute, for every row and token, block by block,
 //! `d = start + Σ code·x` in order of k with one multiply-add each, then
 //! `acc = scale·d + acc` and `acc = bias·Σx + acc`: so they agree bit for bit.
 
@@ -6,10 +6,10 @@ use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 
 use crate::cpu::SharedOut;
-use crate::cpu::simd::{Isa, Kernel, LANES, Simd, launch};
+use crate::cpu::simd::{Isa, Kernel, Simd, launch};
 
 use super::activations::{Arrangement, MAX_TOKENS, TILE};
-use super::codec::{Codec, PANEL, Sink, VECS, each_vec};
+use super::codec::{Codec, MAX_VECS, PANEL, Sink, each_vec, vecs};
 use super::layout::{Bias, Layout, ScaleType, Scaling};
 
 /// One panel times the tokens of one token block.
@@ -27,48 +27,40 @@ pub(super) struct Product<'a, C> {
     pub codec: PhantomData<C>,
 }
 
-type Rows<V> = [<V as Simd>::F; VECS];
+/// A panel's rows; the first [`vecs`] vectors count.
+type Rows<V> = [<V as Simd>::F; MAX_VECS];
 
 #[inline(always)]
 unsafe fn zeros<V: Simd>() -> Rows<V> {
     // SAFETY: the caller's contract.
-    unsafe { [V::splat(0.0); VECS] }
+    unsafe { [V::splat(0.0); MAX_VECS] }
 }
 
 #[inline(always)]
 unsafe fn load<V: Simd>(p: *const f32) -> Rows<V> {
     // SAFETY: the caller's contract.
-    unsafe {
-        [
-            V::load(p),
-            V::load(p.add(LANES)),
-            V::load(p.add(2 * LANES)),
-            V::load(p.add(3 * LANES)),
-        ]
-    }
+    unsafe { each_vec!(V, v => V::load(p.add(v * V::LANES))) }
 }
 
 #[inline(always)]
 unsafe fn store<V: Simd>(p: *mut f32, rows: Rows<V>) {
     // SAFETY: the caller's contract.
     unsafe {
-        V::store(p, rows[0]);
-        V::store(p.add(LANES), rows[1]);
-        V::store(p.add(2 * LANES), rows[2]);
-        V::store(p.add(3 * LANES), rows[3]);
+        for v in 0..vecs::<V>() {
+            V::store(p.add(v * V::LANES), rows[v]);
+        }
     }
 }
 
-/// A panel's scales or biases of one group.
+/// Vector `v` of a panel's scales or biases of one group.
 #[inline(always)]
-unsafe fn load_scales<V: Simd>(ty: ScaleType, p: *const u32) -> Rows<V> {
-    let half = p.cast::<u16>();
+pub(super) unsafe fn load_scale<V: Simd>(ty: ScaleType, p: *const u32, v: usize) -> V::F {
     // SAFETY: the caller's contract.
     unsafe {
         match ty {
-            ScaleType::F32 => load::<V>(p.cast()),
-            ScaleType::F16 => each_vec!(v => V::load_f16(half.add(v * LANES))),
-            ScaleType::BF16 => each_vec!(v => V::load_bf16(half.add(v * LANES))),
+            ScaleType::F32 => V::load(p.add(v * V::LANES).cast()),
+            ScaleType::F16 => V::load_f16(p.cast::<u16>().add(v * V::LANES)),
+            ScaleType::BF16 => V::load_bf16(p.cast::<u16>().add(v * V::LANES)),
         }
     }
 }
@@ -90,9 +82,10 @@ impl<V: Simd> Header<V> {
         };
         // SAFETY: the layout says that these words are there.
         unsafe {
-            let scales = Some(load_scales::<V>(ty, group));
+            let scales = Some(each_vec!(V, v => load_scale::<V>(ty, group, v)));
             let biases = if bias == Bias::Stored {
-                Some(load_scales::<V>(ty, group.add(layout.scale_words())))
+                let biases = group.add(layout.scale_words());
+                Some(each_vec!(V, v => load_scale::<V>(ty, biases, v)))
             } else {
                 None
             };
@@ -106,17 +99,17 @@ impl<V: Simd> Header<V> {
         // SAFETY: the caller's contract.
         unsafe {
             let Some(scales) = self.scales else {
-                for v in 0..VECS {
+                for v in 0..vecs::<V>() {
                     acc[v] = V::add(acc[v], d[v]);
                 }
                 return;
             };
-            for v in 0..VECS {
+            for v in 0..vecs::<V>() {
                 acc[v] = V::fma(scales[v], d[v], acc[v]);
             }
             if let Some(biases) = self.biases {
                 let sum = V::splat(sum);
-                for v in 0..VECS {
+                for v in 0..vecs::<V>() {
                     acc[v] = V::fma(biases[v], sum, acc[v]);
                 }
             }
@@ -138,7 +131,7 @@ impl<V: Simd, const T: usize> Dot<V, T> {
         unsafe {
             let mut sums = [zeros::<V>(); T];
             for (t, sum) in sums.iter_mut().enumerate() {
-                *sum = [V::splat(*starts.add(t)); VECS];
+                *sum = [V::splat(*starts.add(t)); MAX_VECS];
             }
             Dot { x, sums }
         }
@@ -165,7 +158,7 @@ impl<V: Simd> Sink<V> for Store {
     #[inline(always)]
     unsafe fn put(&mut self, k: usize, v: usize, w: V::F) {
         // SAFETY: there is room for all `k`.
-        unsafe { V::store(self.0.add(k * PANEL + v * LANES), w) }
+        unsafe { V::store(self.0.add(k * PANEL + v * V::LANES), w) }
     }
 }
 
@@ -276,7 +269,9 @@ unsafe fn tile<V: Simd, const T: usize>(
         let starts = x.add(block * T);
         let mut dot = Dot::<V, T>::new(x, starts);
         for k in 0..block {
-            each_vec!(v => dot.put(k, v, V::load(weights.add(k * PANEL + v * LANES))));
+            for v in 0..vecs::<V>() {
+                dot.put(k, v, V::load(weights.add(k * PANEL + v * V::LANES)));
+            }
         }
         for t in 0..T {
             let at = sums.add(t * PANEL);

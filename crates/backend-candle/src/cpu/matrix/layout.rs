@@ -15,30 +15,49 @@ pub(super) enum Format {
     BF16,
 }
 
-/// Calls `$body` with `$C` the codec type of a format.
-macro_rules! with_codec {
-    ($format:expr, $C:ident => $body:expr) => {{
-        use $crate::cpu::matrix::codec::{Codes, DenseF32, DenseHalf};
+/// Calls `$body` with `$C` the codec type of codes of `$bits` bits in blocks of `$block`.
+macro_rules! with_codes {
+    ($bits:expr, $block:expr, $C:ident => $body:expr) => {{
+        use $crate::cpu::matrix::codec::Codes;
         macro_rules! run {
             ($t:ty) => {{
                 type $C = $t;
                 $body
             }};
         }
+        match ($bits, $block) {
+            (2, 16) => run!(Codes<2, 16>),
+            (4, 16) => run!(Codes<4, 16>),
+            (6, 16) => run!(Codes<6, 16>),
+            (8, 16) => run!(Codes<8, 16>),
+            (2, _) => run!(Codes<2, 32>),
+            (3, _) => run!(Codes<3, 32>),
+            (4, _) => run!(Codes<4, 32>),
+            (5, _) => run!(Codes<5, 32>),
+            (6, _) => run!(Codes<6, 32>),
+            _ => run!(Codes<8, 32>),
+        }
+    }};
+}
+pub(super) use with_codes;
+
+/// Calls `$body` with `$C` the codec type of a format.
+macro_rules! with_codec {
+    ($format:expr, $C:ident => $body:expr) => {{
+        use $crate::cpu::matrix::codec::{DenseF32, DenseHalf};
+        macro_rules! dense {
+            ($t:ty) => {{
+                type $C = $t;
+                $body
+            }};
+        }
         match $format {
-            Format::Codes { bits: 2, block: 16 } => run!(Codes<2, 16>),
-            Format::Codes { bits: 4, block: 16 } => run!(Codes<4, 16>),
-            Format::Codes { bits: 6, block: 16 } => run!(Codes<6, 16>),
-            Format::Codes { bits: 8, block: 16 } => run!(Codes<8, 16>),
-            Format::Codes { bits: 2, .. } => run!(Codes<2, 32>),
-            Format::Codes { bits: 3, .. } => run!(Codes<3, 32>),
-            Format::Codes { bits: 4, .. } => run!(Codes<4, 32>),
-            Format::Codes { bits: 5, .. } => run!(Codes<5, 32>),
-            Format::Codes { bits: 6, .. } => run!(Codes<6, 32>),
-            Format::Codes { .. } => run!(Codes<8, 32>),
-            Format::F32 => run!(DenseF32),
-            Format::F16 => run!(DenseHalf<false>),
-            Format::BF16 => run!(DenseHalf<true>),
+            Format::Codes { bits, block } => {
+                $crate::cpu::matrix::layout::with_codes!(bits, block, $C => $body)
+            }
+            Format::F32 => dense!(DenseF32),
+            Format::F16 => dense!(DenseHalf<false>),
+            Format::BF16 => dense!(DenseHalf<true>),
         }
     }};
 }

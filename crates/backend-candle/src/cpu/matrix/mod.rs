@@ -2,9 +2,11 @@
 
 mod activations;
 mod codec;
+mod integer;
 mod kernels;
 mod layout;
 mod pack;
+mod rounded;
 #[cfg(test)]
 mod tests;
 
@@ -21,10 +23,11 @@ use super::{SharedOut, for_row_chunks, pool};
 use activations::{Arrangement, arrange};
 use codec::{Codec, PANEL};
 use kernels::{Gemv, Product, gemm};
-use layout::{Bias, Format, Layout, with_codec};
+use layout::{Bias, Format, Layout, with_codec, with_codes};
+use rounded::{Rounding, round};
 
 /// A weight matrix `[out, in]` in this processor's layout. Its values are those of the checkpoint
-/// exactly; products are computed in `f32`. A clone shares the memory.
+/// exactly. A clone shares the memory.
 #[derive(Clone)]
 pub struct CpuMatrix {
     inner: Arc<Packed>,
@@ -33,6 +36,17 @@ pub struct CpuMatrix {
 struct Packed {
     layout: Layout,
     data: Vec<Line>,
+    arithmetic: Arithmetic,
+}
+
+/// How products are computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arithmetic {
+    /// In `f32`.
+    Exact,
+    /// Quantized weights times activations rounded to 8 bits in groups of at most 32, summed exactly
+    /// within a group; dense weights as [`Arithmetic::Exact`].
+    Rounded,
 }
 
 /// A cache line.
@@ -51,7 +65,115 @@ impl fmt::Debug for CpuMatrix {
 
 thread_local! {
     /// Room for arranged activations, kept from call to call.
-    static SCRATCH: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    static SCRATCH: Cell<Vec<u32>> = const { Cell::new(Vec::new()) };
+}
+
+/// The first `words` words of a buffer that grows.
+fn room(scratch: &mut Vec<u32>, words: usize) -> &mut [u32] {
+    if scratch.len() < words {
+        scratch.resize(words, 0);
+    }
+    &mut scratch[..words]
+}
+
+/// One matrix of a job of several.
+struct Part<'a> {
+    matrix: &'a CpuMatrix,
+    at: Rounding,
+    /// Where its rounded activations start.
+    start: usize,
+    /// Tokens that a panel is multiplied with before the next.
+    tokens: usize,
+    /// Panels of a task.
+    chunk: usize,
+    /// The first of its tasks, and how many it has.
+    first_task: usize,
+    tasks: usize,
+    out: SharedOut,
+}
+
+/// Multiplies rounded activations with quantized matrices. Those that see them alike share them.
+fn rounded_products(isa: Isa, each: &mut [(&CpuMatrix, &mut [f32])], x: &[f32], rows: usize) {
+    /// Multiply-adds that a task should have at least: about a microsecond.
+    const WORTHWHILE: usize = 48 * 1024;
+    /// Words of activations that stay in the second-level cache.
+    const CACHED: usize = 64 * 1024;
+    if rows == 0 {
+        return;
+    }
+    let mut scratch = SCRATCH.take();
+    let mut parts: Vec<Part<'_>> = Vec::with_capacity(each.len());
+    let (mut words, mut tasks) = (0, 0);
+    for (matrix, out) in each {
+        let layout = &matrix.inner.layout;
+        assert_eq!(x.len(), rows * layout.cols, "x is [rows, in]");
+        assert_eq!(out.len(), rows * layout.rows, "out is [rows, out]");
+        let at = Rounding::new(layout, rows);
+        let start = match parts.iter().find(|p| p.at == at) {
+            Some(same) => same.start,
+            None => {
+                let rounded = &mut room(&mut scratch, words + at.len())[words..];
+                round(isa, &at, x, rounded);
+                words += at.len();
+                words - at.len()
+            }
+        };
+        let tokens = (CACHED / at.row_words())
+            .max(24)
+            .next_multiple_of(12)
+            .min(rows);
+        let panels = layout.panels();
+        let chunk = WORTHWHILE
+            .div_ceil(layout.cols * PANEL * tokens)
+            .clamp(1, panels);
+        let part = Part {
+            matrix,
+            at,
+            start,
+            tokens,
+            chunk,
+            first_task: tasks,
+            tasks: panels.div_ceil(chunk) * rows.div_ceil(tokens),
+            out: SharedOut(out.as_mut_ptr()),
+        };
+        tasks += part.tasks;
+        parts.push(part);
+    }
+    let x = &scratch[..words];
+    pool::parallel_for(tasks, |task| {
+        let here = |p: &&Part<'_>| task < p.first_task + p.tasks;
+        if let Some(part) = parts.iter().find(here) {
+            part.run(isa, x, task - part.first_task);
+        }
+    });
+    drop(parts);
+    SCRATCH.set(scratch);
+}
+
+impl Part<'_> {
+    fn run(&self, isa: Isa, x: &[u32], task: usize) {
+        let layout = &self.matrix.inner.layout;
+        let Format::Codes { bits, block } = layout.format else {
+            return;
+        };
+        let panels = layout.panels();
+        let chunks = panels.div_ceil(self.chunk);
+        let (token, chunk) = (task / chunks * self.tokens, task % chunks);
+        let first = chunk * self.chunk;
+        for panel in first..panels.min(first + self.chunk) {
+            let product = integer::Product {
+                layout,
+                panel,
+                words: self.matrix.panel(panel),
+                at: &self.at,
+                x: &x[self.start..][..self.at.len()],
+                first: token,
+                tokens: self.tokens.min(self.at.rows - token),
+                out: self.out,
+            };
+            with_codes!(bits, block, C => integer::multiply::<C>(isa, product));
+        }
+    }
 }
 
 impl CpuMatrix {
@@ -59,12 +181,16 @@ impl CpuMatrix {
     ///
     /// # Errors
     /// [`Error::Weight`] for malformed bytes, [`Error::OutOfMemory`].
-    pub fn pack(m: &PackedMatrix<'_>) -> Result<CpuMatrix> {
+    pub fn pack(m: &PackedMatrix<'_>, arithmetic: Arithmetic) -> Result<CpuMatrix> {
         m.validate()?;
         let layout = Layout::of(m)?;
         let data = pack::pack(m, &layout)?;
         Ok(CpuMatrix {
-            inner: Arc::new(Packed { layout, data }),
+            inner: Arc::new(Packed {
+                layout,
+                data,
+                arithmetic,
+            }),
         })
     }
 
@@ -78,7 +204,7 @@ impl CpuMatrix {
         size_of_val(self.inner.data.as_slice())
     }
 
-    /// `x · Wᵀ`: `x [rows, in]` gives `out [rows, out]`, in `f32`.
+    /// `x · Wᵀ`: `x [rows, in]` gives `out [rows, out]`.
     ///
     /// # Panics
     /// When a slice has another length.
@@ -87,21 +213,38 @@ impl CpuMatrix {
     }
 
     fn matmul_t_with(&self, isa: Isa, x: &[f32], rows: usize, out: &mut [f32]) {
+        if self.is_rounded() {
+            return rounded_products(isa, &mut [(self, out)], x, rows);
+        }
         let layout = &self.inner.layout;
         assert_eq!(x.len(), rows * layout.cols, "x is [rows, in]");
         assert_eq!(out.len(), rows * layout.rows, "out is [rows, out]");
         if out.is_empty() {
             return;
         }
-        let at = Arrangement::new(layout, rows);
         let mut scratch = SCRATCH.take();
-        if scratch.len() < at.len() {
-            scratch.resize(at.len(), 0.0);
-        }
-        let arranged = &mut scratch[..at.len()];
+        let at = Arrangement::new(layout, rows);
+        let arranged = bytemuck::cast_slice_mut(room(&mut scratch, at.len()));
         arrange(layout, &at, x, arranged);
         self.multiply(isa, &at, arranged, SharedOut(out.as_mut_ptr()));
         SCRATCH.set(scratch);
+    }
+
+    /// [`Self::matmul_t`] with each of some matrices, in one job where that is possible.
+    ///
+    /// # Panics
+    /// As [`Self::matmul_t`].
+    pub fn matmul_t_each(each: &mut [(&CpuMatrix, &mut [f32])], x: &[f32], rows: usize) {
+        if each.iter().all(|(m, _)| m.is_rounded()) {
+            return rounded_products(Isa::get(), each, x, rows);
+        }
+        for (matrix, out) in each {
+            matrix.matmul_t(x, rows, out);
+        }
+    }
+
+    fn is_rounded(&self) -> bool {
+        self.inner.arithmetic == Arithmetic::Rounded && self.inner.layout.scaling.is_some()
     }
 
     fn multiply(&self, isa: Isa, at: &Arrangement, x: &[f32], out: SharedOut) {

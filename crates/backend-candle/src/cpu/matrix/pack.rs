@@ -7,8 +7,8 @@ use half::{bf16, f16};
 use crate::cpu::pool;
 
 use super::Line;
-use super::codec::{Codec, PANEL, halves_mut};
-use super::layout::{Bias, Format, Layout, ScaleType, Scaling, with_codec};
+use super::codec::{Codec, PANEL, Quads, halves_mut};
+use super::layout::{Bias, Format, Layout, ScaleType, Scaling, with_codec, with_codes};
 
 /// A matrix's panels, as `layout` says.
 ///
@@ -108,11 +108,14 @@ fn pack_panel(
             }
             let codes =
                 &canonical.codes[lane * layout.cols + group * layout.group..][..layout.group];
-            with_codec!(layout.format, C => {
-                let blocks = words[header..].chunks_exact_mut(C::WORDS);
-                for (block, codes) in blocks.zip(codes.chunks_exact(C::BLOCK)) {
-                    for (k, &code) in codes.iter().enumerate() {
-                        C::set(block, k, lane, u32::from(code));
+            let Format::Codes { bits, block } = layout.format else {
+                continue;
+            };
+            with_codes!(bits, block, C => {
+                let blocks = words[header..].chunks_exact_mut(C::BLOCK_WORDS);
+                for (block, codes) in blocks.zip(codes.chunks_exact(4 * C::QUADS)) {
+                    for (q, codes) in codes.as_chunks::<4>().0.iter().enumerate() {
+                        C::set_quad(block, q, lane, u32::from_le_bytes(*codes));
                     }
                 }
             });

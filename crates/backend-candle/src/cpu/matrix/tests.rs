@@ -205,7 +205,7 @@ fn bits(x: &[f32]) -> Vec<u32> {
 #[test]
 fn values_are_the_checkpoints_bit_for_bit() {
     for case in Case::all() {
-        let matrix = CpuMatrix::pack(&case.packed()).unwrap();
+        let matrix = CpuMatrix::pack(&case.packed(), Arithmetic::Exact).unwrap();
         let want = case.values();
         let mut got = vec![f32::NAN; want.len()];
         matrix.dequantize(&mut got);
@@ -232,7 +232,7 @@ fn values_are_the_checkpoints_bit_for_bit() {
 #[test]
 fn products_equal_the_sums_of_the_values() {
     for case in Case::all() {
-        let matrix = CpuMatrix::pack(&case.packed()).unwrap();
+        let matrix = CpuMatrix::pack(&case.packed(), Arithmetic::Exact).unwrap();
         let values = case.values();
         let [out_len, in_len] = case.shape;
         for rows in [1, 2, 3, 4, 11] {
@@ -262,7 +262,7 @@ fn products_equal_the_sums_of_the_values() {
 #[test]
 fn a_row_does_not_depend_on_the_others_of_its_batch() {
     for case in Case::all() {
-        let matrix = CpuMatrix::pack(&case.packed()).unwrap();
+        let matrix = CpuMatrix::pack(&case.packed(), Arithmetic::Exact).unwrap();
         let [out_len, in_len] = case.shape;
         let x = Noise(5).floats(160 * in_len);
         for &isa in Isa::available() {
@@ -288,6 +288,89 @@ fn a_row_does_not_depend_on_the_others_of_its_batch() {
     }
 }
 
+/// `x` as the integer products see it: rounded in blocks of 16 or 32.
+fn rounded(x: &[f32], block: usize) -> Vec<f32> {
+    let mut out = Vec::new();
+    for x in x.chunks(block) {
+        let largest = x.iter().fold(0f32, |a, x| a.max(x.abs()));
+        let codes = x.iter().map(|x| (x * (127.0 / largest)).round_ties_even());
+        out.extend(codes.map(|q| q * (largest / 127.0)));
+    }
+    out
+}
+
+#[test]
+fn rounded_products_are_the_same_everywhere_and_right() {
+    for case in Case::all() {
+        let matrix = CpuMatrix::pack(&case.packed(), Arithmetic::Rounded).unwrap();
+        let values = case.values();
+        let [out_len, in_len] = case.shape;
+        if matrix.inner.layout.scaling.is_none() {
+            continue;
+        }
+        let x = Noise(3).floats(17 * in_len);
+        let seen = rounded(&x, matrix.inner.layout.block());
+        let mut want = vec![f32::NAN; 17 * out_len];
+        for (row, x) in x.chunks(in_len).enumerate() {
+            let out = &mut want[row * out_len..][..out_len];
+            matrix.matmul_t_with(Isa::Portable, x, 1, out);
+        }
+        for (i, &got) in want.iter().enumerate() {
+            let x = &seen[i / out_len * in_len..][..in_len];
+            let w = &values[i % out_len * in_len..][..in_len];
+            let terms = x.iter().zip(w).map(|(x, w)| f64::from(*x) * f64::from(*w));
+            let sum: f64 = terms.clone().sum();
+            // Codes that count from 0 sum up to larger numbers than the values do.
+            let size = terms.map(f64::abs).sum::<f64>().max(1.0);
+            let error = (f64::from(got) - sum).abs() / size;
+            assert!(error < 2e-6, "{}: {got} {sum}", case.name());
+        }
+        for &isa in Isa::available() {
+            for rows in 1..=17 {
+                let mut out = vec![f32::NAN; rows * out_len];
+                matrix.matmul_t_with(isa, &x[..rows * in_len], rows, &mut out);
+                assert!(
+                    bits(&out) == bits(&want[..rows * out_len]),
+                    "{isa:?} {}, {rows} rows",
+                    case.name()
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn many_rounded_rows_are_the_same_as_one() {
+    let case = Case::ggml(GgmlKind::Q5_1, 40, 2048);
+    let matrix = CpuMatrix::pack(&case.packed(), Arithmetic::Rounded).unwrap();
+    let x = Noise(9).floats(300 * 2048);
+    for &isa in Isa::available() {
+        let mut out = vec![f32::NAN; 300 * 40];
+        matrix.matmul_t_with(isa, &x, 300, &mut out);
+        for (x, out) in x.chunks(2048).zip(out.chunks(40)) {
+            let mut alone = vec![f32::NAN; 40];
+            matrix.matmul_t_with(isa, x, 1, &mut alone);
+            assert!(bits(out) == bits(&alone), "{isa:?}");
+        }
+    }
+}
+
+#[test]
+fn activations_that_are_not_finite_give_no_number() {
+    let case = Case::ggml(GgmlKind::Q8_0, 40, 64);
+    let matrix = CpuMatrix::pack(&case.packed(), Arithmetic::Rounded).unwrap();
+    for bad in [f32::NAN, f32::INFINITY] {
+        for &isa in Isa::available() {
+            let mut x = vec![1.0; 3 * 64];
+            x[64 + 40] = bad;
+            let mut out = vec![0.0; 3 * 40];
+            matrix.matmul_t_with(isa, &x, 3, &mut out);
+            let nan = |row: usize| out[row * 40..][..40].iter().filter(|x| x.is_nan()).count();
+            assert_eq!([nan(0), nan(1), nan(2)], [0, 40, 0], "{isa:?}");
+        }
+    }
+}
+
 #[test]
 fn packed_matrices_are_no_larger_than_their_files() {
     for kind in [
@@ -301,10 +384,14 @@ fn packed_matrices_are_no_larger_than_their_files() {
         let Source::Ggml(_, blocks) = &case.source else {
             unreachable!()
         };
-        let matrix = CpuMatrix::pack(&case.packed()).unwrap();
+        let matrix = CpuMatrix::pack(&case.packed(), Arithmetic::Exact).unwrap();
         assert_eq!(matrix.size_in_bytes(), blocks.len(), "{}", kind.name());
     }
-    let bf16 = CpuMatrix::pack(&Case::dense(DType::BF16, 64, 64).packed()).unwrap();
+    let bf16 = CpuMatrix::pack(
+        &Case::dense(DType::BF16, 64, 64).packed(),
+        Arithmetic::Exact,
+    )
+    .unwrap();
     assert_eq!(bf16.size_in_bytes(), 64 * 64 * 2);
 }
 
@@ -314,12 +401,12 @@ fn malformed_matrices_are_errors() {
     let mut packed = case.packed();
     packed.shape = [5, 64];
     assert!(matches!(
-        CpuMatrix::pack(&packed),
+        CpuMatrix::pack(&packed, Arithmetic::Exact),
         Err(Error::Weight { .. })
     ));
     packed.shape = [usize::MAX, usize::MAX];
     assert!(matches!(
-        CpuMatrix::pack(&packed),
+        CpuMatrix::pack(&packed, Arithmetic::Exact),
         Err(Error::Weight { .. })
     ));
     packed.layout = PackedLayout::Dense {
@@ -328,7 +415,7 @@ fn malformed_matrices_are_errors() {
     };
     packed.shape = [2, 2];
     assert!(matches!(
-        CpuMatrix::pack(&packed),
+        CpuMatrix::pack(&packed, Arithmetic::Exact),
         Err(Error::Weight { .. })
     ));
 }

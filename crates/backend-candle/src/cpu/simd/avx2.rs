@@ -2,15 +2,16 @@ use std::arch::x86_64::*;
 
 use super::Simd;
 
-/// AVX2 with FMA and F16C.
+/// AVX2 with FMA and F16C, and AVX-VNNI where `VNNI`.
 #[derive(Clone, Copy)]
-pub(super) struct Avx2;
+pub(super) struct Avx2<const VNNI: bool>;
 
 // SAFETY of all bodies: the trait's contract is that the machine has these instructions and that
 // pointers are good for eight elements; all loads and stores are unaligned ones.
 #[allow(clippy::undocumented_unsafe_blocks)]
-impl Simd for Avx2 {
+impl<const VNNI: bool> Simd for Avx2<VNNI> {
     const HARDWARE: bool = true;
+    const LANES: usize = 8;
     type F = __m256;
     type I = __m256i;
 
@@ -103,6 +104,28 @@ impl Simd for Avx2 {
         unsafe { _mm256_or_si256(a, b) }
     }
     #[inline(always)]
+    unsafe fn dot4<const WIDE: bool>(acc: __m256i, codes: __m256i, x: __m256i) -> __m256i {
+        unsafe {
+            if VNNI {
+                return _mm256_dpbusd_avx_epi32(acc, codes, x);
+            }
+            if WIDE {
+                // Pairs of products of bytes would saturate 16 bits: even and odd bytes apart.
+                let even = _mm256_and_si256(codes, _mm256_set1_epi16(0xff));
+                let odd = _mm256_srli_epi16::<8>(codes);
+                let x_even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(x));
+                let x_odd = _mm256_srai_epi16::<8>(x);
+                let pairs = _mm256_add_epi32(
+                    _mm256_madd_epi16(even, x_even),
+                    _mm256_madd_epi16(odd, x_odd),
+                );
+                return _mm256_add_epi32(acc, pairs);
+            }
+            let pairs = _mm256_maddubs_epi16(codes, x);
+            _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+        }
+    }
+    #[inline(always)]
     unsafe fn add_words(a: __m256i, b: __m256i) -> __m256i {
         unsafe { _mm256_add_epi32(a, b) }
     }
@@ -138,7 +161,7 @@ impl Simd for Avx2 {
 
 /// The upper four lanes added to the lower four.
 #[inline(always)]
-unsafe fn fold(a: __m256) -> __m128 {
+pub(super) unsafe fn fold(a: __m256) -> __m128 {
     // SAFETY: the caller's contract.
     unsafe { _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a)) }
 }

@@ -1,18 +1,20 @@
-//! Vectors of eight `f32` lanes over the instruction sets we have kernels for.
+//! Vectors of `f32` and integer lanes over the instruction sets we have kernels for.
 //!
 //! A kernel is written once, as [`Kernel::run`] over a [`Simd`] type, and [`launch`] compiles it for
 //! every instruction set. Which one runs is decided once, from what the processor reports.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod portable;
 
 use std::sync::OnceLock;
 
-/// Lanes of a vector.
-pub(crate) const LANES: usize = 8;
+/// Most lanes that a vector has.
+pub(crate) const MAX_LANES: usize = 16;
 
 /// An instruction set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +24,12 @@ pub(crate) enum Isa {
     /// x86-64 with AVX2, FMA and F16C.
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    /// That with AVX-VNNI: dot products of bytes.
+    #[cfg(target_arch = "x86_64")]
+    AvxVnni,
+    /// x86-64 with AVX-512 (F, BW, DQ, VL) and AVX-512-VNNI.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
     /// 64-bit Arm: always there.
     #[cfg(target_arch = "aarch64")]
     Neon,
@@ -29,7 +37,7 @@ pub(crate) enum Isa {
 
 impl Isa {
     /// The best one of this machine, or the one that the environment variable `BIPLANE_CPU`
-    /// (`portable`, `avx2`, `neon`) asks for if the machine has it.
+    /// (`portable`, `avx2`, `avxvnni`, `avx512`, `neon`) asks for if the machine has it.
     pub(crate) fn get() -> Isa {
         static CHOICE: OnceLock<Isa> = OnceLock::new();
         *CHOICE.get_or_init(|| {
@@ -51,17 +59,32 @@ impl Isa {
 
     /// Those this machine can run, the best one last.
     pub(crate) fn available() -> &'static [Isa] {
-        #[cfg(target_arch = "x86_64")]
-        if std::is_x86_feature_detected!("avx2")
-            && std::is_x86_feature_detected!("fma")
-            && std::is_x86_feature_detected!("f16c")
-        {
-            return &[Isa::Portable, Isa::Avx2];
-        }
-        #[cfg(target_arch = "aarch64")]
-        return &[Isa::Portable, Isa::Neon];
-        #[cfg(not(target_arch = "aarch64"))]
-        &[Isa::Portable]
+        static AVAILABLE: OnceLock<Vec<Isa>> = OnceLock::new();
+        AVAILABLE.get_or_init(|| {
+            #[allow(unused_mut)]
+            let mut found = vec![Isa::Portable];
+            #[cfg(target_arch = "x86_64")]
+            if is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("fma")
+                && is_x86_feature_detected!("f16c")
+            {
+                found.push(Isa::Avx2);
+                if is_x86_feature_detected!("avxvnni") {
+                    found.push(Isa::AvxVnni);
+                }
+                if is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512vnni")
+                {
+                    found.push(Isa::Avx512);
+                }
+            }
+            #[cfg(target_arch = "aarch64")]
+            found.push(Isa::Neon);
+            found
+        })
     }
 
     /// Its name in `BIPLANE_CPU`.
@@ -70,14 +93,34 @@ impl Isa {
             Isa::Portable => "portable",
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Isa::AvxVnni => "avxvnni",
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => "avx512",
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => "neon",
         }
     }
 }
 
+/// Asks for a cache line that will be read soon; any address will do.
+#[inline(always)]
+pub(crate) fn prefetch<T>(p: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint, which never faults; every x86-64 has it.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(p.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = p;
+}
+
 /// A computation over vectors.
 pub(crate) trait Kernel {
+    /// Whether it takes dot products of bytes ([`Simd::dot4`]).
+    const BYTES: bool = false;
+
     /// Runs it; implementations are `#[inline(always)]`, so that they compile for the instruction
     /// set of [`launch`].
     ///
@@ -93,7 +136,19 @@ pub(crate) fn launch<K: Kernel>(isa: Isa, kernel: K) {
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn avx2<K: Kernel>(kernel: K) {
         // SAFETY: compiled with, and only called on machines with, these instructions.
-        unsafe { kernel.run::<avx2::Avx2>() }
+        unsafe { kernel.run::<avx2::Avx2<false>>() }
+    }
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+    unsafe fn avxvnni<K: Kernel>(kernel: K) {
+        // SAFETY: as above.
+        unsafe { kernel.run::<avx2::Avx2<true>>() }
+    }
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+    unsafe fn avx512<K: Kernel>(kernel: K) {
+        // SAFETY: as above.
+        unsafe { kernel.run::<avx512::Avx512>() }
     }
     match isa {
         // SAFETY: needs no special instructions.
@@ -101,23 +156,34 @@ pub(crate) fn launch<K: Kernel>(isa: Isa, kernel: K) {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `Isa::available` gives this value only after detecting the instructions.
         Isa::Avx2 => unsafe { avx2(kernel) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Isa::AvxVnni if K::BYTES => unsafe { avxvnni(kernel) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Isa::AvxVnni => unsafe { avx2(kernel) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Isa::Avx512 => unsafe { avx512(kernel) },
         #[cfg(target_arch = "aarch64")]
         // SAFETY: every 64-bit Arm has NEON.
         Isa::Neon => unsafe { kernel.run::<neon::Neon>() },
     }
 }
 
-/// Eight lanes of `f32` and of 32-bit words.
+/// Lanes of `f32` and of 32-bit words.
 ///
 /// # Safety
-/// Every method needs the instruction set; those with pointers need [`LANES`] elements there, of
-/// any alignment.
+/// Every method needs the instruction set; those with pointers need [`Simd::LANES`] elements there,
+/// of any alignment.
 pub(crate) trait Simd: Copy + 'static {
     /// Whether these are a processor's instructions rather than arrays.
     const HARDWARE: bool;
-    /// Eight floats.
+    /// Lanes of a vector: 8, or 16 where there are 32 registers of them.
+    const LANES: usize;
+    /// Floats.
     type F: Copy;
-    /// Eight words.
+    /// Words.
     type I: Copy;
 
     unsafe fn splat(x: f32) -> Self::F;
@@ -131,11 +197,18 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn div(a: Self::F, b: Self::F) -> Self::F;
     /// `a · b + c`; rounded once where the hardware can.
     unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// `a · b + c`, always rounded once: the same bits everywhere.
+    #[inline(always)]
+    unsafe fn fma_once(a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        // SAFETY: the caller's contract.
+        unsafe { Self::fma(a, b, c) }
+    }
     /// `if a > b { a } else { b }`: gives `b` when either is NaN.
     unsafe fn max(a: Self::F, b: Self::F) -> Self::F;
     /// `if a < b { a } else { b }`: gives `b` when either is NaN.
     unsafe fn min(a: Self::F, b: Self::F) -> Self::F;
-    /// Sum of the lanes, always in the order ((0+4)+(2+6)) + ((1+5)+(3+7)).
+    /// Sum of the lanes: of 16, the upper eight added to the lower, then always in the order
+    /// ((0+4)+(2+6)) + ((1+5)+(3+7)).
     unsafe fn sum(a: Self::F) -> f32;
     /// [`Simd::sum`] of four vectors, bit for bit.
     #[inline(always)]
@@ -155,6 +228,9 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn load_words(p: *const u32) -> Self::I;
     unsafe fn and(a: Self::I, b: Self::I) -> Self::I;
     unsafe fn or(a: Self::I, b: Self::I) -> Self::I;
+    /// `acc + Σ codes·x` in every lane over its four bytes, those of `codes` without a sign and below
+    /// 64 unless `WIDE`, those of `x` with one and not -128. No sum saturates.
+    unsafe fn dot4<const WIDE: bool>(acc: Self::I, codes: Self::I, x: Self::I) -> Self::I;
     unsafe fn add_words(a: Self::I, b: Self::I) -> Self::I;
     unsafe fn sub_words(a: Self::I, b: Self::I) -> Self::I;
     /// Logical shift right.

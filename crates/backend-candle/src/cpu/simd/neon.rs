@@ -2,7 +2,9 @@ use std::arch::aarch64::*;
 
 use half::f16;
 
-use super::{LANES, Simd};
+use super::Simd;
+
+const LANES: usize = 8;
 
 /// NEON: two registers of four lanes.
 #[derive(Clone, Copy)]
@@ -16,6 +18,7 @@ type I = [uint32x4_t; 2];
 #[allow(clippy::undocumented_unsafe_blocks)]
 impl Simd for Neon {
     const HARDWARE: bool = true;
+    const LANES: usize = LANES;
     type F = F;
     type I = I;
 
@@ -118,6 +121,15 @@ impl Simd for Neon {
         unsafe { [vorrq_u32(a[0], b[0]), vorrq_u32(a[1], b[1])] }
     }
     #[inline(always)]
+    unsafe fn dot4<const WIDE: bool>(acc: I, codes: I, x: I) -> I {
+        unsafe {
+            [
+                vaddq_u32(acc[0], dot4::<WIDE>(codes[0], x[0])),
+                vaddq_u32(acc[1], dot4::<WIDE>(codes[1], x[1])),
+            ]
+        }
+    }
+    #[inline(always)]
     unsafe fn add_words(a: I, b: I) -> I {
         unsafe { [vaddq_u32(a[0], b[0]), vaddq_u32(a[1], b[1])] }
     }
@@ -159,5 +171,40 @@ impl Simd for Neon {
     #[inline(always)]
     unsafe fn from_bits(a: I) -> F {
         unsafe { [vreinterpretq_f32_u32(a[0]), vreinterpretq_f32_u32(a[1])] }
+    }
+}
+
+/// `Σ codes·x` over the four bytes of every lane.
+#[inline(always)]
+unsafe fn dot4<const WIDE: bool>(codes: uint32x4_t, x: uint32x4_t) -> uint32x4_t {
+    // SAFETY: NEON is part of the baseline.
+    unsafe {
+        let codes = vreinterpretq_u8_u32(codes);
+        let x = vreinterpretq_s8_u32(x);
+        let (low, high) = if WIDE {
+            let (x_low, x_high) = (vmovl_s8(vget_low_s8(x)), vmovl_s8(vget_high_s8(x)));
+            let w_low = vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(codes)));
+            let w_high = vreinterpretq_s16_u16(vmovl_u8(vget_high_u8(codes)));
+            (pairs(w_low, x_low), pairs(w_high, x_high))
+        } else {
+            let w = vreinterpretq_s8_u8(codes);
+            (
+                vpaddlq_s16(vmull_s8(vget_low_s8(w), vget_low_s8(x))),
+                vpaddlq_s16(vmull_s8(vget_high_s8(w), vget_high_s8(x))),
+            )
+        };
+        vreinterpretq_u32_s32(vpaddq_s32(low, high))
+    }
+}
+
+/// Sums of neighbouring products.
+#[inline(always)]
+unsafe fn pairs(a: int16x8_t, b: int16x8_t) -> int32x4_t {
+    // SAFETY: NEON is part of the baseline.
+    unsafe {
+        vpaddq_s32(
+            vmull_s16(vget_low_s16(a), vget_low_s16(b)),
+            vmull_s16(vget_high_s16(a), vget_high_s16(b)),
+        )
     }
 }

@@ -2,7 +2,9 @@ use std::array::from_fn;
 
 use half::f16;
 
-use super::{LANES, Simd};
+use super::Simd;
+
+const LANES: usize = 8;
 
 /// Arrays of eight; the compiler vectorizes them as far as the target's baseline allows.
 #[derive(Clone, Copy)]
@@ -13,6 +15,7 @@ type I = [u32; LANES];
 
 impl Simd for Portable {
     const HARDWARE: bool = false;
+    const LANES: usize = LANES;
     type F = F;
     type I = I;
 
@@ -64,6 +67,10 @@ impl Simd for Portable {
         from_fn(|i| a[i] * b[i] + c[i])
     }
     #[inline(always)]
+    unsafe fn fma_once(a: F, b: F, c: F) -> F {
+        from_fn(|i| a[i].mul_add(b[i], c[i]))
+    }
+    #[inline(always)]
     unsafe fn max(a: F, b: F) -> F {
         from_fn(|i| if a[i] > b[i] { a[i] } else { b[i] })
     }
@@ -92,6 +99,15 @@ impl Simd for Portable {
     #[inline(always)]
     unsafe fn or(a: I, b: I) -> I {
         from_fn(|i| a[i] | b[i])
+    }
+    #[inline(always)]
+    unsafe fn dot4<const WIDE: bool>(acc: I, codes: I, x: I) -> I {
+        from_fn(|i| {
+            let (w, x) = (codes[i].to_le_bytes(), x[i].to_le_bytes());
+            let product = |b: usize| i32::from(w[b]) * i32::from(x[b] as i8);
+            let sum = product(0) + product(1) + product(2) + product(3);
+            acc[i].wrapping_add(sum as u32)
+        })
     }
     #[inline(always)]
     unsafe fn add_words(a: I, b: I) -> I {

@@ -1,0 +1,303 @@
+//! The multiplication in integers: codes times activations rounded to 8 bits.
+//!
+//! For every row and token, block by block: the sum of `code·q` over the block, exact in 32 bits
+//! (starting at `-zero · Σq` where codes count from a zero point), then
+//! `acc = (scale·scale_x) · sum + acc`, and `acc = bias · (scale_x·Σq) + acc` where biases are stored,
+//! each a multiply-add that rounds once. So every machine, batch and number of threads gives the same
+//! bits.
+
+use std::cell::Cell;
+use std::marker::PhantomData;
+
+use crate::cpu::SharedOut;
+use crate::cpu::math::store_part;
+use crate::cpu::simd::{Isa, Kernel, Simd, launch, prefetch};
+
+use super::codec::{PANEL, Quads, unroll8, vecs};
+use super::kernels::load_scale;
+use super::layout::{Bias, Format, Layout, ScaleType, Scaling};
+use super::rounded::{EXTRA, Rounding};
+
+/// Most tokens that codes are taken out of their words for directly; for more, a panel's codes are
+/// made bytes first.
+const DIRECT: usize = 2;
+
+/// Words of a panel to ask the memory for before they are needed.
+const AHEAD: usize = 1024;
+/// Words of a cache line.
+const LINE: usize = 16;
+
+/// One panel times some tokens.
+#[derive(Clone, Copy)]
+pub(super) struct Product<'a> {
+    pub layout: &'a Layout,
+    pub panel: usize,
+    /// The panel's words.
+    pub words: &'a [u32],
+    pub at: &'a Rounding,
+    /// All rounded activations.
+    pub x: &'a [u32],
+    /// The tokens to multiply with.
+    pub first: usize,
+    pub tokens: usize,
+    /// `[rows, out]`; the product's part is the panel's columns of its tokens' rows.
+    pub out: SharedOut,
+}
+
+thread_local! {
+    /// Room for a panel of bytes, kept from call to call.
+    static BYTES: Cell<Vec<u32>> = const { Cell::new(Vec::new()) };
+}
+
+/// Multiplies.
+pub(super) fn multiply<C: Quads>(isa: Isa, p: Product<'_>) {
+    assert!(p.words.len() == p.layout.panel_words() && p.x.len() == p.at.len());
+    assert!(p.first + p.tokens <= p.at.rows);
+    if p.tokens <= DIRECT {
+        launch(isa, Tokens::<C, false>(p, PhantomData));
+        return;
+    }
+    let bytes = bytes_layout(p.layout);
+    let mut room = BYTES.take();
+    if room.len() < bytes.panel_words() {
+        room.resize(bytes.panel_words(), 0);
+    }
+    let words = &mut room[..bytes.panel_words()];
+    launch(
+        isa,
+        ToBytes::<C> {
+            from: p.layout,
+            words: p.words,
+            to: &bytes,
+            bytes: words,
+            codec: PhantomData,
+        },
+    );
+    let p = Product {
+        layout: &bytes,
+        words,
+        ..p
+    };
+    match (C::QUADS, C::WIDE) {
+        (4, false) => launch(isa, Tokens::<Bytes<16, false>, true>(p, PhantomData)),
+        (4, true) => launch(isa, Tokens::<Bytes<16, true>, true>(p, PhantomData)),
+        (_, false) => launch(isa, Tokens::<Bytes<32, false>, true>(p, PhantomData)),
+        (_, true) => launch(isa, Tokens::<Bytes<32, true>, true>(p, PhantomData)),
+    }
+    BYTES.set(room);
+}
+
+/// The layout of the same matrix with a byte a code and scales in `f32`.
+fn bytes_layout(layout: &Layout) -> Layout {
+    Layout {
+        format: Format::Codes {
+            bits: 8,
+            block: layout.block(),
+        },
+        scaling: layout.scaling.map(|s| Scaling {
+            ty: ScaleType::F32,
+            ..s
+        }),
+        ..*layout
+    }
+}
+
+/// A byte a code; whether any is 64 or more is known of where they come from.
+struct Bytes<const BLOCK: usize, const WIDE: bool>;
+
+impl<const BLOCK: usize, const WIDE: bool> Quads for Bytes<BLOCK, WIDE> {
+    const QUADS: usize = BLOCK / 4;
+    const BLOCK_WORDS: usize = BLOCK / 4 * PANEL;
+    const WIDE: bool = WIDE;
+    #[inline(always)]
+    unsafe fn quad<V: Simd>(block: *const u32, q: usize, v: usize) -> V::I {
+        // SAFETY: the caller's contract.
+        unsafe { V::load_words(block.add(q * PANEL + v * V::LANES)) }
+    }
+}
+
+/// A panel's codes as bytes and its scales as `f32`, in the layout `to`.
+struct ToBytes<'a, C> {
+    from: &'a Layout,
+    words: &'a [u32],
+    to: &'a Layout,
+    bytes: &'a mut [u32],
+    codec: PhantomData<C>,
+}
+
+impl<C: Quads> Kernel for ToBytes<'_, C> {
+    #[inline(always)]
+    unsafe fn run<V: Simd>(self) {
+        let (from, to) = (self.from, self.to);
+        let Some(scaling) = from.scaling else { return };
+        let headers = from.header_words() / from.scale_words();
+        let groups = self.words.chunks_exact(from.group_words());
+        for (group, bytes) in groups.zip(self.bytes.chunks_exact_mut(to.group_words())) {
+            let (header, blocks) = group.split_at(from.header_words());
+            let (to_header, to_blocks) = bytes.split_at_mut(to.header_words());
+            let blocks = blocks.chunks_exact(C::BLOCK_WORDS);
+            // SAFETY: the layouts say how many words there are.
+            unsafe {
+                for i in 0..headers {
+                    let scales = header.as_ptr().add(i * from.scale_words());
+                    for v in 0..vecs::<V>() {
+                        let scale = load_scale::<V>(scaling.ty, scales, v);
+                        let at = i * PANEL + v * V::LANES;
+                        V::store(to_header.as_mut_ptr().add(at).cast(), scale);
+                    }
+                }
+                for (block, to) in blocks.zip(to_blocks.chunks_exact_mut(C::QUADS * PANEL)) {
+                    unroll8!(Q => {
+                        if Q < C::QUADS {
+                            for v in 0..vecs::<V>() {
+                                let quad = C::quad::<V>(block.as_ptr(), Q, v);
+                                let at = to.as_mut_ptr().add(Q * PANEL + v * V::LANES);
+                                V::store(at.cast(), V::from_bits(quad));
+                            }
+                        }
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// A panel times tokens, some of either at once; for no more than [`DIRECT`] unless `MANY`.
+struct Tokens<'a, C, const MANY: bool>(Product<'a>, PhantomData<C>);
+
+impl<C: Quads, const MANY: bool> Kernel for Tokens<'_, C, MANY> {
+    const BYTES: bool = true;
+
+    #[inline(always)]
+    unsafe fn run<V: Simd>(self) {
+        let p = &self.0;
+        let mut token = 0;
+        // SAFETY: same instructions; vectors and tokens are the product's.
+        unsafe {
+            while token < p.tokens {
+                token += if V::LANES == 16 {
+                    match p.tokens - token {
+                        1 => strip::<V, C, 2, 1>(p, token),
+                        n if n < 4 || !MANY => strip::<V, C, 2, 2>(p, token),
+                        4 | 5 | 8 => strip::<V, C, 2, 4>(p, token),
+                        _ => strip::<V, C, 2, 6>(p, token),
+                    }
+                } else {
+                    match p.tokens - token {
+                        1 => strip::<V, C, 4, 1>(p, token),
+                        _ => strip::<V, C, 2, 2>(p, token),
+                    }
+                };
+            }
+        }
+    }
+}
+
+/// A panel, `R` vectors at once, times `T` tokens; gives `T`.
+#[inline(always)]
+unsafe fn strip<V: Simd, C: Quads, const R: usize, const T: usize>(
+    p: &Product<'_>,
+    token: usize,
+) -> usize {
+    for first in (0..vecs::<V>()).step_by(R) {
+        // SAFETY: the caller's contract.
+        unsafe { tile::<V, C, R, T>(p, first, token) };
+    }
+    T
+}
+
+/// `R` vectors of a panel from `first` on times `T` tokens from `token` on.
+// Plain loops: what a closure calls would not have the instructions.
+#[allow(clippy::needless_range_loop)]
+#[inline(always)]
+unsafe fn tile<V: Simd, C: Quads, const R: usize, const T: usize>(
+    p: &Product<'_>,
+    first: usize,
+    token: usize,
+) {
+    let layout = p.layout;
+    let Some(Scaling { ty, bias }) = layout.scaling else {
+        return;
+    };
+    let stored = bias == Bias::Stored;
+    let row_words = p.at.row_words();
+    // SAFETY: `multiply` has checked that all words and activations are there.
+    unsafe {
+        let x = p.x.as_ptr().add((p.first + token) * row_words);
+        let x: [*const u32; T] = std::array::from_fn(|t| x.wrapping_add(t * row_words));
+        let mut acc = [[V::splat(0.0); T]; R];
+        let mut word = p.words.as_ptr();
+        let mut at = 0;
+        for _ in 0..layout.groups() {
+            let mut scales = [V::splat(0.0); R];
+            let mut biases = [V::splat(0.0); R];
+            for r in 0..R {
+                scales[r] = load_scale::<V>(ty, word, first + r);
+                if stored {
+                    biases[r] = load_scale::<V>(ty, word.add(layout.scale_words()), first + r);
+                }
+            }
+            word = word.add(layout.header_words());
+            for _ in 0..layout.group_blocks() {
+                if T <= DIRECT && first == 0 {
+                    for line in (0..C::BLOCK_WORDS).step_by(LINE) {
+                        prefetch(word.wrapping_add(AHEAD + line));
+                    }
+                }
+                let mut sums = [[V::splat_word(0); T]; R];
+                if !stored {
+                    for t in 0..T {
+                        let start = V::splat_word(*x[t].add(at + C::QUADS + 1));
+                        for r in 0..R {
+                            sums[r][t] = start;
+                        }
+                    }
+                }
+                unroll8!(Q => {
+                    if Q < C::QUADS {
+                        let mut codes = [V::splat_word(0); R];
+                        for r in 0..R {
+                            codes[r] = C::quad::<V>(word, Q, first + r);
+                        }
+                        for t in 0..T {
+                            let x = V::splat_word(*x[t].add(at + Q));
+                            for r in 0..R {
+                                sums[r][t] = match C::WIDE {
+                                    true => V::dot4::<true>(sums[r][t], codes[r], x),
+                                    false => V::dot4::<false>(sums[r][t], codes[r], x),
+                                };
+                            }
+                        }
+                    }
+                });
+                for t in 0..T {
+                    let scale = V::splat(f32::from_bits(*x[t].add(at + C::QUADS)));
+                    for r in 0..R {
+                        let sum = V::to_float(sums[r][t]);
+                        acc[r][t] = V::fma_once(V::mul(scales[r], scale), sum, acc[r][t]);
+                    }
+                    if stored {
+                        let sum = V::splat(f32::from_bits(*x[t].add(at + C::QUADS + 1)));
+                        for r in 0..R {
+                            acc[r][t] = V::fma_once(biases[r], sum, acc[r][t]);
+                        }
+                    }
+                }
+                word = word.add(C::BLOCK_WORDS);
+                at += C::QUADS + EXTRA;
+            }
+        }
+        for r in 0..R {
+            let row = p.panel * PANEL + (first + r) * V::LANES;
+            let rows = layout.rows.saturating_sub(row).min(V::LANES);
+            for t in 0..T {
+                let start = (p.first + token + t) * layout.rows + row;
+                if rows == V::LANES {
+                    V::store(p.out.part(start, rows).as_mut_ptr(), acc[r][t]);
+                } else if rows > 0 {
+                    store_part::<V>(p.out.part(start, rows), acc[r][t]);
+                }
+            }
+        }
+    }
+}
