@@ -58,7 +58,7 @@ impl Filters {
             if params.typical_p >= 1.0 && params.top_p >= 1.0 && params.min_p <= 0.0 {
                 return self.draw_from_all(uniform * total);
             }
-            let floor = floor(params, total, scores.len());
+            let floor = floor(params, &self.weights, total);
             self.candidates.clear();
             for ((&weight, &score), id) in self.weights.iter().zip(scores).zip(0..) {
                 if weight > 0.0 && weight >= floor {
@@ -102,11 +102,16 @@ impl Filters {
 
     /// All tokens' weights, and the sums of their blocks.
     fn weigh(&mut self, scores: &[f32], distance: impl Fn(f32) -> f32) {
-        self.weights.clear();
-        self.weights
-            .extend(scores.iter().map(|&score| exp_neg(distance(score))));
+        self.weights.resize(scores.len(), 0.0);
+        for (weight, &score) in self.weights.iter_mut().zip(scores) {
+            *weight = exp_neg(distance(score));
+        }
         self.sums.clear();
-        self.sums.extend(self.weights.chunks(BLOCK).map(block_sum));
+        self.sums.extend(
+            self.weights
+                .chunks(BLOCK)
+                .map(|block| math::sum_from(0.0, block)),
+        );
     }
 
     /// The token at `left` in the weights laid end to end.
@@ -155,27 +160,21 @@ impl Filters {
     }
 }
 
-/// A weight below which no token is kept, whatever the filters see; the most likely one is 1.
-fn floor(params: &SamplingParams, total: f64, tokens: usize) -> f32 {
+/// A weight below which no token is kept, whatever the filters see; the most likely token's is 1.
+fn floor(params: &SamplingParams, weights: &[f32], total: f64) -> f32 {
     if params.typical_p < 1.0 {
         return 0.0;
     }
-    // All tokens below this have less than the share that top-p leaves out. Halved for rounding.
-    let tail = (1.0 - f64::from(params.top_p)) * total / tokens as f64 / 2.0;
-    params.min_p.max(tail as f32)
-}
-
-fn block_sum(weights: &[f32]) -> f64 {
-    let mut sums = [0.0f64; 8];
-    let (chunks, rest) = weights.as_chunks::<8>();
-    for chunk in chunks {
-        for (sum, &weight) in sums.iter_mut().zip(chunk) {
-            *sum += f64::from(weight);
-        }
+    if params.top_p >= 1.0 {
+        return params.min_p;
     }
-    sums.into_iter()
-        .chain(rest.iter().map(|&w| f64::from(w)))
-        .sum()
+    let goal = f64::from(params.top_p) * total;
+    // Where the tokens from some weight up reach the goal, top-p keeps none below.
+    let reaches = |&floor: &f32| math::sum_from(floor, weights) > goal * (1.0 + 1e-9);
+    let floors = [1.0 / 8.0, 1.0 / 64.0, 1.0 / 512.0, 1.0 / 8192.0];
+    params
+        .min_p
+        .max(floors.into_iter().find(reaches).unwrap_or(0.0))
 }
 
 fn sum(candidates: &[Candidate]) -> f64 {

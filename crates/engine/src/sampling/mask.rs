@@ -61,9 +61,8 @@ impl TokenMask {
                 u32::MAX => {}
                 _ => {
                     for (bit, score) in chunk.iter_mut().enumerate() {
-                        if (word >> bit) & 1 == 0 {
-                            *score = f32::NEG_INFINITY;
-                        }
+                        let allowed = word & (1 << bit) != 0;
+                        *score = if allowed { *score } else { f32::NEG_INFINITY };
                     }
                 }
             }

@@ -57,15 +57,30 @@ pub(super) fn below(max: f32, value: f32) -> f32 {
 
 /// The sum of `e^(value - max)` over all values.
 pub(super) fn sum_exp(values: &[f32], max: f32) -> f64 {
-    let mut sums = [0.0f64; LANES];
-    let (chunks, rest) = values.as_chunks::<LANES>();
+    let mut total = 0.0;
+    for block in values.chunks(1024) {
+        let mut weights = [0.0f32; 1024];
+        for (weight, &v) in weights.iter_mut().zip(block) {
+            *weight = exp_neg(below(max, v));
+        }
+        total += sum_from(0.0, &weights);
+    }
+    total
+}
+
+/// The sum of the weights that are at least `floor`.
+pub(super) fn sum_from(floor: f32, weights: &[f32]) -> f64 {
+    let counted = |weight: f32| f64::from(if weight >= floor { weight } else { 0.0 });
+    let mut sums = [0.0f64; 8];
+    let (chunks, rest) = weights.as_chunks::<8>();
     for chunk in chunks {
-        for (sum, &v) in sums.iter_mut().zip(chunk) {
-            *sum += f64::from(exp_neg(below(max, v)));
+        for (sum, &weight) in sums.iter_mut().zip(chunk) {
+            *sum += counted(weight);
         }
     }
-    let rest = rest.iter().map(|&v| f64::from(exp_neg(below(max, v))));
-    sums.into_iter().chain(rest).sum()
+    sums.into_iter()
+        .chain(rest.iter().map(|&weight| counted(weight)))
+        .sum()
 }
 
 /// The `k` largest values with their positions, in no order, the lowest positions among equals. NaN and

@@ -414,7 +414,7 @@ fn parameters_come_back_from_json() {
 fn sampling_costs() {
     let mut rng = ChaCha8Rng::seed_from_u64(3);
     let prompt: Vec<u32> = (0..4000).map(|_| rng.next_u64() as u32 % 5000).collect();
-    let cases: [(&str, SamplingParams); 9] = [
+    let cases: [(&str, SamplingParams); 10] = [
         ("greedy", SamplingParams::default()),
         ("temperature", with(|_| {})),
         (
@@ -422,6 +422,10 @@ fn sampling_costs() {
             with(|p| (p.top_k, p.top_p) = (64, 0.95)),
         ),
         ("top_p 0.95", with(|p| p.top_p = 0.95)),
+        (
+            "sharp, top_p 0.95",
+            with(|p| (p.top_p, p.temperature) = (0.95, 0.3)),
+        ),
         ("min_p 0.05", with(|p| p.min_p = 0.05)),
         ("typical 0.9", with(|p| p.typical_p = 0.9)),
         (
