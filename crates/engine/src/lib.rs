@@ -45,10 +45,10 @@ pub use builder::{ModelBuilder, Progress};
 pub use builders::{
     GgufModelBuilder, MlxDevice, MlxModelBuilder, MlxSpecificConfig, TextModelBuilder,
 };
+pub use convert::{convert, remove_unfinished};
 pub use engine::{
     BUCKETS, EngineConfig, Guess, Histogram, Metrics, Pooling, Recorded, Speculation,
 };
-pub use convert::{convert, remove_unfinished};
 pub use error::{Error, Result};
 pub use generation::{Event, FinishReason, Request, Response, Timings};
 pub use grammar::Constraint;

@@ -40,10 +40,9 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
     sampling.min_p = args.min_p.unwrap_or(sampling.min_p);
     sampling.seed = args.seed;
     let events = model.submit(Request {
-        tokens,
         sampling,
         max_tokens: args.max_tokens,
-        ignore_eos: false,
+        ..Request::new(tokens)
     })?;
     let (reason, timings) = print(events)?;
     if !args.quiet {
@@ -85,6 +84,7 @@ fn print(
     while let Some(event) = events.blocking_recv() {
         let shown = match event {
             Event::Token { text, .. } => show(&text),
+            Event::Prompt(_) => Ok(()),
             Event::Done {
                 text,
                 reason,
