@@ -120,6 +120,7 @@ fn biplane(file: &str, prompt: usize, generate: usize) -> Result<Figures> {
             prompt_tokens: prompt,
             generate,
             repeat: 1,
+            streams: 1,
         },
     )?;
     Ok(Figures {

@@ -15,6 +15,8 @@ pub struct BenchSettings {
     pub generate: usize,
     /// Runs whose medians are reported, after one that is not counted.
     pub repeat: usize,
+    /// Requests at once.
+    pub streams: usize,
 }
 
 /// One backend's figures: medians.
@@ -34,9 +36,12 @@ pub struct BenchResult {
     pub generated_tokens: usize,
     /// Prompt tokens a second.
     pub prefill_tokens_per_second: f64,
-    /// Generated tokens a second, the first not counted.
+    /// Requests at once.
+    #[serde(default)]
+    pub streams: usize,
+    /// Generated tokens a second, of all requests together while all decode.
     pub decode_tokens_per_second: f64,
-    /// From submission to the first token.
+    /// From submission to the last request's first token.
     pub time_to_first_token_ms: f64,
     /// From opening the files to a model that answers.
     pub load_ms: f64,
@@ -53,9 +58,13 @@ pub fn bench(builder: ModelBuilder, settings: &BenchSettings) -> Result<BenchRes
     let model = builder.build_blocking()?;
     let load = start.elapsed();
     let vocab = model.info().vocab_size as u64;
-    if settings.prompt_tokens == 0 || settings.generate == 0 || settings.repeat == 0 {
+    if settings.prompt_tokens == 0
+        || settings.generate == 0
+        || settings.repeat == 0
+        || settings.streams == 0
+    {
         return Err(Error::Request(
-            "prompt tokens, tokens to generate and repeats must be at least 1".into(),
+            "prompt tokens, tokens to generate, repeats and streams must be at least 1".into(),
         ));
     }
     let context = model.info().context_length;
@@ -66,10 +75,13 @@ pub fn bench(builder: ModelBuilder, settings: &BenchSettings) -> Result<BenchRes
         )));
     }
     // Ordinary tokens in no order: no backend may profit from a regular prompt.
-    let tokens: Vec<u32> = (0..settings.prompt_tokens as u64)
-        .map(|i| (i.wrapping_mul(6_364_136_223_846_793_005) >> 33) % vocab)
-        .map(|id| id as u32)
-        .collect();
+    let prompt = |stream: usize| -> Vec<u32> {
+        (0..settings.prompt_tokens as u64)
+            .map(|i| i + ((stream as u64) << 32))
+            .map(|i| (i.wrapping_mul(6_364_136_223_846_793_005) >> 33) % vocab)
+            .map(|id| id as u32)
+            .collect()
+    };
     let request = |tokens: Vec<u32>, generate| Request {
         max_tokens: Some(generate),
         ignore_eos: true,
@@ -77,11 +89,12 @@ pub fn bench(builder: ModelBuilder, settings: &BenchSettings) -> Result<BenchRes
         keep_prefix: false,
         ..Request::new(tokens)
     };
-    let warm = tokens.iter().copied().take(8).collect();
-    run(&model, request(warm, 2))?;
+    let warm = prompt(0).into_iter().take(8).collect();
+    run(&model, vec![request(warm, 2)])?;
     let mut runs = Vec::new();
     for _ in 0..settings.repeat {
-        runs.push(run(&model, request(tokens.clone(), settings.generate))?);
+        let requests = (0..settings.streams).map(|i| request(prompt(i), settings.generate));
+        runs.push(run(&model, requests.collect())?);
     }
     let info = model.info();
     let first = median(runs.iter().map(|r| r.0));
@@ -93,40 +106,74 @@ pub fn bench(builder: ModelBuilder, settings: &BenchSettings) -> Result<BenchRes
         threads: model.threads(),
         prompt_tokens: settings.prompt_tokens,
         generated_tokens: settings.generate,
-        prefill_tokens_per_second: settings.prompt_tokens as f64 / first,
-        decode_tokens_per_second: (settings.generate - 1) as f64 / decode.max(f64::EPSILON),
+        streams: settings.streams,
+        prefill_tokens_per_second: (settings.prompt_tokens * settings.streams) as f64 / first,
+        decode_tokens_per_second: decode,
         time_to_first_token_ms: first * 1e3,
         load_ms: load.as_secs_f64() * 1e3,
         peak_memory_bytes: memory::peak_resident_bytes().unwrap_or(0),
     })
 }
 
-/// Seconds to the first token, and from there to the last.
-fn run(model: &Model, request: Request) -> Result<(f64, f64)> {
+/// Seconds until every request has its first token, and tokens a second of all together from there
+/// until the first one ends.
+fn run(model: &Model, requests: Vec<Request>) -> Result<(f64, f64)> {
     let start = Instant::now();
-    let wanted = request.max_tokens.unwrap_or(0);
-    let mut events = model.submit(request)?;
-    let (mut first, mut last, mut count) = (Duration::ZERO, Duration::ZERO, 0);
+    let streams: Vec<_> = requests
+        .into_iter()
+        .map(|request| Ok((request.max_tokens.unwrap_or(0), model.submit(request)?)))
+        .collect::<Result<_>>()?;
+    // One reader a stream: a token's time is when it came.
+    let times: Vec<Vec<Duration>> = std::thread::scope(|scope| {
+        let readers: Vec<_> = streams
+            .into_iter()
+            .map(|(wanted, events)| scope.spawn(move || times(start, wanted, events)))
+            .collect();
+        readers
+            .into_iter()
+            .map(|reader| {
+                reader
+                    .join()
+                    .unwrap_or_else(|_| Err(Error::Stopped("a reader failed".into())))
+            })
+            .collect::<Result<_>>()
+    })?;
+    let first = times.iter().filter_map(|t| t.first()).max();
+    let last = times.iter().filter_map(|t| t.last()).min();
+    let (Some(&first), Some(&last)) = (first, last) else {
+        return Ok((0.0, 0.0));
+    };
+    let between = times
+        .iter()
+        .flatten()
+        .filter(|t| **t > first && **t <= last);
+    let time = last.saturating_sub(first).as_secs_f64();
+    let rate = between.count() as f64 / time.max(f64::EPSILON);
+    Ok((first.as_secs_f64(), rate))
+}
+
+/// When each token came.
+fn times(
+    start: Instant,
+    wanted: usize,
+    mut events: tokio::sync::mpsc::Receiver<Event>,
+) -> Result<Vec<Duration>> {
+    let mut times = Vec::with_capacity(wanted);
     while let Some(event) = events.blocking_recv() {
         match event {
-            Event::Token { .. } => {
-                last = start.elapsed();
-                if count == 0 {
-                    first = last;
-                }
-                count += 1;
-            }
+            Event::Token { .. } => times.push(start.elapsed()),
             Event::Prompt(_) => {}
             Event::Done { .. } => break,
             Event::Failed(error) => return Err(error),
         }
     }
-    if count < wanted {
+    if times.len() < wanted {
         return Err(Error::Request(format!(
-            "the context ended after {count} of {wanted} tokens; ask for fewer"
+            "the context ended after {} of {wanted} tokens; ask for fewer",
+            times.len()
         )));
     }
-    Ok((first.as_secs_f64(), (last - first).as_secs_f64()))
+    Ok(times)
 }
 
 fn median(values: impl Iterator<Item = f64>) -> f64 {

@@ -25,6 +25,7 @@ pub fn bench(args: BenchArgs) -> anyhow::Result<ExitCode> {
                 prompt_tokens: args.prompt_tokens,
                 generate: args.generate,
                 repeat: args.repeat,
+                streams: args.streams.into(),
             };
             vec![serde_json::to_value(measure(
                 args.model.builder(*one),

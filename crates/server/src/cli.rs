@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use biplane::{BackendKind, DType, Device, IsqOverride, IsqType, ModelBuilder, OutputFormat};
 use clap::{Args, Parser, Subcommand};
 
+use crate::engine_args::EngineArgs;
+
 /// Run language models on your own machine, on candle or MLX.
 #[derive(Debug, Parser)]
 #[command(name = "biplane", version, propagate_version = true)]
@@ -21,6 +23,8 @@ pub struct Cli {
 pub enum Command {
     /// Answer one prompt; the text goes to standard output as it comes.
     Run(RunArgs),
+    /// Compute recorded requests again; exit code 1 where one gives something else.
+    Replay(ReplayArgs),
     /// Measure prefill, decode, load time and memory.
     Bench(BenchArgs),
     /// Run one checkpoint on two backends and say how far they agree; exit code 1 where they do not.
@@ -137,6 +141,9 @@ pub struct RunArgs {
     #[arg(long, env = "BIPLANE_BACKEND", value_parser = backend)]
     pub backend: Option<BackendKind>,
 
+    #[command(flatten)]
+    pub engine: EngineArgs,
+
     /// Randomness: 0 always takes the most likely token. The model's own recommendation by default,
     /// else 0.
     #[arg(long, allow_negative_numbers = true)]
@@ -204,9 +211,27 @@ pub struct BenchArgs {
     #[arg(long, default_value_t = 3)]
     pub repeat: usize,
 
+    /// Requests at once, each with a prompt of its own.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub streams: u16,
+
     /// A JSON array instead of a table.
     #[arg(long)]
     pub json: bool,
+}
+
+/// Arguments of `biplane replay`.
+#[derive(Debug, Args)]
+pub struct ReplayArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+
+    /// Which engine computes; the first in this build by default.
+    #[arg(long, env = "BIPLANE_BACKEND", value_parser = backend)]
+    pub backend: Option<BackendKind>,
+
+    /// What `--record` wrote.
+    pub file: PathBuf,
 }
 
 /// Arguments of `biplane quantize` and `biplane convert`.

@@ -5,7 +5,9 @@
 mod bench;
 mod cli;
 mod convert;
+mod engine_args;
 mod evaluate;
+mod replay;
 mod report;
 mod run;
 
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
         .init();
     let result = match cli.command {
         cli::Command::Run(args) => run::run(args).map(|()| ExitCode::SUCCESS),
+        cli::Command::Replay(args) => replay::replay(args),
         cli::Command::Bench(args) => bench::bench(args),
         cli::Command::Quantize(args) => convert::quantize(args).map(|()| ExitCode::SUCCESS),
         cli::Command::Convert(args) => convert::convert(args).map(|()| ExitCode::SUCCESS),
