@@ -1,0 +1,242 @@
+//! The engine on real computation: who else is served, and what was kept, changes no answer.
+
+use biplane::{
+    BackendKind, Device, EngineConfig, Event, FinishReason, Guess, Model, ModelBuilder, Pooling,
+    Request, Response, SamplingParams, Speculation,
+};
+use biplane_tests::{fixture, on_each_backend};
+
+/// Full caches, and a window of 16 tokens in most layers.
+const MODELS: [&str; 2] = ["llama/mlx-4bit", "gemma3/mlx-4bit"];
+
+fn model(name: &str, backend: BackendKind, config: EngineConfig) -> Model {
+    ModelBuilder::new(fixture(name).to_string_lossy())
+        .with_backend(backend)
+        .with_device(Device::Cpu)
+        .with_engine(config)
+        .build_blocking()
+        .unwrap()
+}
+
+fn prompt(seed: u32, n: usize) -> Vec<u32> {
+    (0..n as u32)
+        .map(|i| (i * 97 + seed * 31 + 5) % 500)
+        .collect()
+}
+
+/// Prompts of all lengths, some with a common beginning; greedy and seeded.
+fn requests(n: usize) -> Vec<Request> {
+    (0..n as u32)
+        .map(|i| {
+            let mut tokens = prompt(i, 3 + 17 * (i as usize % 5));
+            if i % 2 == 1 {
+                tokens.splice(0..0, prompt(99, 120));
+            }
+            Request {
+                max_tokens: Some(12 + i as usize % 7),
+                ignore_eos: true,
+                sampling: SamplingParams {
+                    temperature: if i % 3 == 0 { 0.8 } else { 0.0 },
+                    top_p: 0.95,
+                    seed: Some(i.into()),
+                    ..SamplingParams::default()
+                },
+                ..Request::new(tokens)
+            }
+        })
+        .collect()
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+}
+
+fn together(model: &Model, requests: &[Request]) -> Vec<Response> {
+    let submitted: Vec<_> = requests
+        .iter()
+        .map(|r| model.submit(r.clone()).unwrap())
+        .collect();
+    runtime().block_on(async {
+        let mut responses = Vec::new();
+        for events in submitted {
+            responses.push(Response::collect(events).await.unwrap());
+        }
+        responses
+    })
+}
+
+fn one_by_one(model: &Model, requests: &[Request]) -> Vec<Response> {
+    requests
+        .iter()
+        .map(|r| together(model, std::slice::from_ref(r)).remove(0))
+        .collect()
+}
+
+fn alone(name: &str, backend: BackendKind, requests: &[Request]) -> Vec<Response> {
+    let config = EngineConfig {
+        prefix_cache: false,
+        ..EngineConfig::default()
+    };
+    one_by_one(&model(name, backend, config), requests)
+}
+
+fn assert_alike(got: &[Response], want: &[Response]) {
+    assert_eq!(got.len(), want.len());
+    for (i, (got, want)) in got.iter().zip(want).enumerate() {
+        assert_eq!((&got.tokens, &got.text), (&want.tokens, &want.text), "request {i}");
+    }
+}
+
+fn batched_is_solo(backend: BackendKind) {
+    for name in MODELS {
+        let all = requests(16);
+        let want = alone(name, backend, &all);
+        for n in [2, 4, 8, 16] {
+            let model = model(name, backend, EngineConfig::default());
+            assert_alike(&together(&model, &all[..n]), &want[..n]);
+        }
+    }
+}
+
+fn a_hit_is_a_miss(backend: BackendKind) {
+    for name in MODELS {
+        let all = requests(6);
+        let want = alone(name, backend, &all);
+        let model = model(name, backend, EngineConfig::default());
+        let first = one_by_one(&model, &all);
+        let again = one_by_one(&model, &all);
+        assert_alike(&first, &want);
+        assert_alike(&again, &want);
+        for (request, response) in all.iter().zip(&again) {
+            assert_eq!(response.timings.cached_tokens, request.tokens.len() - 1);
+        }
+    }
+}
+
+fn guesses_change_nothing(backend: BackendKind) {
+    for name in MODELS {
+        let all = requests(5);
+        let want = alone(name, backend, &all);
+        // The model as its own draft guesses all that is greedy.
+        for from in [
+            Guess::PromptLookup,
+            Guess::Draft(fixture(name).to_string_lossy().into_owned()),
+        ] {
+            let config = EngineConfig {
+                speculation: Some(Speculation { from, tokens: 4 }),
+                ..EngineConfig::default()
+            };
+            let model = model(name, backend, config);
+            assert_alike(&one_by_one(&model, &all), &want);
+            assert!(model.metrics().guessed_tokens > 0);
+        }
+    }
+}
+
+fn streams_end_and_leave_nothing(backend: BackendKind) {
+    let model = model(MODELS[1], backend, EngineConfig::default());
+    let mut running = Vec::new();
+    for (i, request) in requests(24).into_iter().enumerate() {
+        let mut events = model.submit(Request {
+            max_tokens: None,
+            ..request
+        });
+        // Some leave at once, some after a few tokens.
+        for _ in 0..i % 4 {
+            if let Ok(events) = &mut events {
+                assert!(matches!(events.blocking_recv(), Some(Event::Token { .. })));
+            }
+        }
+        running.push(events.unwrap());
+        if i % 3 > 0 {
+            running.remove(0);
+        }
+    }
+    drop(running);
+    let start = std::time::Instant::now();
+    loop {
+        let m = model.metrics();
+        if m.finished == 24 {
+            assert_eq!((m.queued, m.failed), (0, 0));
+            break;
+        }
+        assert!(start.elapsed().as_secs() < 60, "{m:?}");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    // Another is served as ever.
+    let all = requests(1);
+    assert_alike(&together(&model, &all), &alone(MODELS[1], backend, &all));
+    let m = model.metrics();
+    assert_eq!((m.running, m.running_bytes), (0, 0));
+}
+
+fn texts_become_vectors(backend: BackendKind) {
+    let model = model(MODELS[0], backend, EngineConfig::default());
+    let texts = ["a cat sat", "a cat sat", "entirely other words about the sea"];
+    for pooling in [Pooling::Mean, Pooling::Last] {
+        let vectors = runtime().block_on(model.embed(&texts, pooling)).unwrap();
+        let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
+        assert_eq!(vectors[0].len(), model.info().hidden_size);
+        assert!((dot(&vectors[0], &vectors[1]) - 1.0).abs() < 1e-4);
+        assert!(dot(&vectors[0], &vectors[2]) < 0.9999);
+    }
+}
+
+fn recorded_is_replayed(backend: BackendKind) {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("log.jsonl");
+    let config = EngineConfig {
+        record: Some(file.clone()),
+        ..EngineConfig::default()
+    };
+    let mut all = requests(6);
+    // Without a seed of its own a request gets one, which is recorded.
+    all[0].sampling.seed = None;
+    let model_of = |config| model(MODELS[0], backend, config);
+    together(&model_of(config), &all);
+    let recorded = biplane::Recorded::read(&file).unwrap();
+    assert_eq!(recorded.len(), 6);
+    let model = model_of(EngineConfig::default());
+    for r in &recorded {
+        let replayed = runtime().block_on(biplane::replay(&model, r)).unwrap();
+        assert!(replayed.same, "parts at {:?}", replayed.parts_at);
+    }
+    let mut other = recorded[0].clone();
+    other.tokens[3] ^= 1;
+    let replayed = runtime().block_on(biplane::replay(&model, &other)).unwrap();
+    assert_eq!((replayed.same, replayed.parts_at), (false, Some(3)));
+}
+
+fn stored_prompts_serve_the_next_model(backend: BackendKind) {
+    let dir = tempfile::tempdir().unwrap();
+    let config = EngineConfig {
+        prompt_cache: Some(dir.path().to_owned()),
+        ..EngineConfig::default()
+    };
+    for name in MODELS {
+        let all = [Request {
+            tokens: prompt(3, 150),
+            ..requests(1).remove(0)
+        }];
+        let want = alone(name, backend, &all);
+        let first = together(&model(name, backend, config.clone()), &all);
+        let again = together(&model(name, backend, config.clone()), &all);
+        assert_alike(&first, &want);
+        assert_alike(&again, &want);
+        assert_eq!(again[0].timings.cached_tokens, 149, "{name}");
+        assert_eq!(again[0].finish_reason, FinishReason::Length);
+    }
+}
+
+on_each_backend! {
+    batched => batched_is_solo;
+    cached => a_hit_is_a_miss;
+    guessed => guesses_change_nothing;
+    cancelled => streams_end_and_leave_nothing;
+    embedded => texts_become_vectors;
+    replayed => recorded_is_replayed;
+    stored => stored_prompts_serve_the_next_model;
+}
