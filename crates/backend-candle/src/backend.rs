@@ -41,7 +41,7 @@ impl CandleBackend {
         Ok(CandleBackend {
             device,
             inner,
-            arithmetic: Arithmetic::Rounded,
+            arithmetic: Arithmetic::usual(),
         })
     }
 
@@ -49,7 +49,7 @@ impl CandleBackend {
         CandleBackend {
             device: Device::Cpu,
             inner: candle_core::Device::Cpu,
-            arithmetic: Arithmetic::Rounded,
+            arithmetic: Arithmetic::usual(),
         }
     }
 
@@ -88,7 +88,7 @@ impl Backend for CandleBackend {
     fn with_exact(mut self, exact: bool) -> Self {
         self.arithmetic = match exact {
             true => Arithmetic::Exact,
-            false => Arithmetic::Rounded,
+            false => Arithmetic::usual(),
         };
         self
     }

@@ -67,8 +67,9 @@ fn attention_with(
 ) {
     /// Floats of scores that stay in the second-level cache.
     const CACHED_SCORES: usize = 64 * 1024;
-    /// Multiply-adds that take some ten microseconds: less is not worth waking anyone.
-    const WORTHWHILE: usize = 128 * 1024;
+    /// Multiply-adds that take some microseconds where keys and values come from memory: less is not
+    /// worth meeting for.
+    const WORTHWHILE: usize = 32 * 1024;
     let AttentionShape {
         heads,
         kv_heads,
@@ -99,7 +100,9 @@ fn attention_with(
     let per_kv_head = heads / kv_heads * q_len;
     let chunk = (CACHED_SCORES / kv_len)
         .clamp(kernel::TILE, MAX_QUERIES)
-        .min(per_kv_head);
+        .min(per_kv_head)
+        // With fewer key heads than threads, a decode step's queries of one part too.
+        .min(per_kv_head.div_ceil(pool::threads().div_ceil(kv_heads)));
     let chunks = per_kv_head.div_ceil(chunk);
     let out = SharedOut(out.as_mut_ptr());
     let task = |i: usize| {

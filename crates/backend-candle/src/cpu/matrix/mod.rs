@@ -49,6 +49,17 @@ pub enum Arithmetic {
     Rounded,
 }
 
+impl Arithmetic {
+    /// What is fastest here: rounded, but where there are only plain loops, which multiply floats faster
+    /// than bytes.
+    pub fn usual() -> Self {
+        match Isa::get() {
+            Isa::Portable => Arithmetic::Exact,
+            _ => Arithmetic::Rounded,
+        }
+    }
+}
+
 /// A cache line.
 #[derive(Clone, Copy, Default, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C, align(64))]
