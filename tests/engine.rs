@@ -86,7 +86,11 @@ fn alone(name: &str, backend: BackendKind, requests: &[Request]) -> Vec<Response
 fn assert_alike(got: &[Response], want: &[Response]) {
     assert_eq!(got.len(), want.len());
     for (i, (got, want)) in got.iter().zip(want).enumerate() {
-        assert_eq!((&got.tokens, &got.text), (&want.tokens, &want.text), "request {i}");
+        assert_eq!(
+            (&got.tokens, &got.text),
+            (&want.tokens, &want.text),
+            "request {i}"
+        );
     }
 }
 
@@ -175,7 +179,11 @@ fn streams_end_and_leave_nothing(backend: BackendKind) {
 
 fn texts_become_vectors(backend: BackendKind) {
     let model = model(MODELS[0], backend, EngineConfig::default());
-    let texts = ["a cat sat", "a cat sat", "entirely other words about the sea"];
+    let texts = [
+        "a cat sat",
+        "a cat sat",
+        "entirely other words about the sea",
+    ];
     for pooling in [Pooling::Mean, Pooling::Last] {
         let vectors = runtime().block_on(model.embed(&texts, pooling)).unwrap();
         let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
