@@ -16,6 +16,7 @@ use crate::{
     hub,
     texts::{Texts, find_template},
     tokenizer::Tokenizer,
+    tools::ToolFormat,
 };
 
 /// How far loading has come.
@@ -69,6 +70,7 @@ pub struct ModelBuilder {
     self_check: bool,
     exact: bool,
     chat_template: Option<String>,
+    tool_format: Option<ToolFormat>,
     engine: EngineConfig,
     progress: OnProgress,
 }
@@ -97,6 +99,7 @@ impl ModelBuilder {
             self_check: false,
             exact: false,
             chat_template: None,
+            tool_format: None,
             engine: EngineConfig::default(),
             progress: Arc::new(|_| {}),
         }
@@ -173,6 +176,14 @@ impl ModelBuilder {
         self
     }
 
+    /// How the model calls tools; what its chat template says by default. A template that writes
+    /// calls otherwise, or says nothing of tools, is helped out by instructions in the system's
+    /// message.
+    pub fn with_tool_format(mut self, format: ToolFormat) -> Self {
+        self.tool_format = Some(format);
+        self
+    }
+
     /// How the model serves many requests at once.
     pub fn with_engine(mut self, config: EngineConfig) -> Self {
         self.engine = config;
@@ -241,6 +252,7 @@ impl ModelBuilder {
             engine,
             tokenizer,
             template,
+            self.tool_format,
             texts.sampling,
             backend,
         ))

@@ -4,7 +4,9 @@
 use biplane_backend::{DType, Device};
 use biplane_models::{IsqOverride, IsqType};
 
-use crate::{BackendKind, Error, Model, ModelBuilder, Progress, Result, builder::Format};
+use crate::{
+    BackendKind, Error, Model, ModelBuilder, Progress, Result, builder::Format, tools::ToolFormat,
+};
 
 /// The options that all builders share, handed on to [`ModelBuilder`].
 macro_rules! builder {
@@ -55,6 +57,11 @@ macro_rules! builder {
             /// As [`ModelBuilder::with_chat_template_literal`].
             pub fn with_chat_template_literal(self, template: impl Into<String>) -> Self {
                 self.with(|b| b.with_chat_template_literal(template))
+            }
+
+            /// As [`ModelBuilder::with_tool_format`].
+            pub fn with_tool_format(self, format: ToolFormat) -> Self {
+                self.with(|b| b.with_tool_format(format))
             }
 
             /// As [`ModelBuilder::with_progress`].

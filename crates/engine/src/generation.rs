@@ -53,6 +53,8 @@ pub struct Request {
     pub prompt_logprobs: Option<usize>,
     /// Whether control tokens are written out in the text.
     pub show_special: bool,
+    /// Control tokens that are written out even without [`show_special`](Self::show_special).
+    pub shown_tokens: Vec<u32>,
     /// Whether what is computed of this request may serve others that begin alike.
     pub keep_prefix: bool,
 }
@@ -70,6 +72,7 @@ impl Default for Request {
             logprobs: None,
             prompt_logprobs: None,
             show_special: false,
+            shown_tokens: Vec::new(),
             keep_prefix: true,
         }
     }
@@ -162,6 +165,14 @@ impl Timings {
     pub fn decode_tokens_per_second(&self) -> f64 {
         rate(self.generated_tokens.saturating_sub(1), self.decode)
     }
+
+    /// Tokens a second after the first; of the prompt where there is only one.
+    pub(crate) fn tokens_per_second(&self) -> f64 {
+        match self.decode_tokens_per_second() {
+            0.0 => self.prompt_tokens_per_second(),
+            rate => rate,
+        }
+    }
 }
 
 fn rate(tokens: usize, time: Duration) -> f64 {
@@ -242,10 +253,7 @@ impl Response {
                     response.text.push_str(&text);
                     response.finish_reason = reason;
                     response.timings = timings;
-                    response.tokens_per_second = match timings.decode_tokens_per_second() {
-                        0.0 => timings.prompt_tokens_per_second(),
-                        rate => rate,
-                    };
+                    response.tokens_per_second = timings.tokens_per_second();
                     return Ok(response);
                 }
                 Event::Failed(error) => return Err(error),

@@ -17,6 +17,7 @@ mod backends;
 pub mod bench;
 mod builder;
 mod builders;
+pub mod chat;
 mod convert;
 mod engine;
 mod error;
@@ -44,6 +45,10 @@ pub use biplane_models::{
 pub use builder::{ModelBuilder, Progress};
 pub use builders::{
     GgufModelBuilder, MlxDevice, MlxModelBuilder, MlxSpecificConfig, TextModelBuilder,
+};
+pub use chat::{
+    ChatEvent, ChatFinish, ChatRequest, ChatResponse, ChatStream, PreparedChat, SamplingChanges,
+    ToolRun,
 };
 pub use convert::{convert, remove_unfinished};
 pub use engine::{

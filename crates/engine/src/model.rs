@@ -6,14 +6,14 @@ use biplane_models::ModelInfo;
 use tokio::sync::mpsc;
 
 use crate::{
-    BackendKind, Error, Event, Metrics, Pooling, Request, Response, Result, SamplingParams,
-    backends,
+    BackendKind, ChatRequest, Error, Event, Metrics, Pooling, Request, Response, Result,
+    SamplingParams, backends,
     engine::Engine,
     grammar::GrammarEngine,
     sampling,
     template::{self, ChatTemplate, Message},
-    texts::guard,
     tokenizer::{Specials, Tokenizer},
+    tools::ToolFormat,
 };
 
 /// A loaded model. Cheap to clone; all clones share one engine thread, which ends with the last.
@@ -26,6 +26,7 @@ struct Inner {
     engine: Engine,
     tokenizer: Arc<Tokenizer>,
     template: Result<ChatTemplate, Arc<template::Error>>,
+    tool_format: Option<ToolFormat>,
     sampling: SamplingParams,
     backend: BackendKind,
     grammars: std::sync::OnceLock<GrammarEngine>,
@@ -36,6 +37,7 @@ impl Model {
         engine: Engine,
         tokenizer: Arc<Tokenizer>,
         template: Result<ChatTemplate, Arc<template::Error>>,
+        tool_format: Option<ToolFormat>,
         sampling: SamplingParams,
         backend: BackendKind,
     ) -> Self {
@@ -44,6 +46,7 @@ impl Model {
                 engine,
                 tokenizer,
                 template,
+                tool_format,
                 sampling,
                 backend,
                 grammars: Default::default(),
@@ -94,23 +97,17 @@ impl Model {
     /// # Errors
     /// [`Error::Template`] for a model without a template or a conversation that it refuses.
     pub fn chat_tokens(&self, messages: &[Message]) -> Result<Vec<u32>> {
-        let template = match &self.inner.template {
-            Ok(template) => template,
-            Err(error) => return Err(Error::Template(Arc::clone(error))),
-        };
-        let tokenizer = &self.inner.tokenizer;
-        // In the template's own form first: what is decoded or joined later would not be guarded.
-        let guarded = template
-            .prepare(messages)?
-            .into_iter()
-            .map(|message| guard(message, tokenizer))
-            .collect::<Result<Vec<_>>>()?;
-        let options = template::Options {
-            add_generation_prompt: true,
-            ..template::Options::default()
-        };
-        let text = template.render_as_is(&guarded, &options)?;
-        Ok(tokenizer.encode_with_bos(&text, Specials::Guarded)?)
+        let chat = ChatRequest::new(messages);
+        Ok(self.prepare_chat(chat)?.request.tokens)
+    }
+
+    pub(crate) fn template(&self) -> Result<&ChatTemplate> {
+        let template = self.inner.template.as_ref();
+        template.map_err(|error| Error::Template(Arc::clone(error)))
+    }
+
+    pub(crate) fn chosen_tool_format(&self) -> Option<ToolFormat> {
+        self.inner.tool_format
     }
 
     /// Starts a request; its events come through the channel, and dropping that cancels it. A

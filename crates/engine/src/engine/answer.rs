@@ -49,7 +49,10 @@ impl Answer {
         Answer {
             sampler: Sampler::new(&request.sampling, &request.tokens),
             grammar,
-            detokenizer: vocabulary.tokenizer.detokenizer(!request.show_special),
+            detokenizer: vocabulary
+                .tokenizer
+                .detokenizer(!request.show_special)
+                .showing(request.shown_tokens.clone()),
             stops: StopMatcher::new(&StopStrings::new(request.stop.clone()).unwrap_or_default()),
             prompt_logprobs: Vec::new(),
             limit: 0,

@@ -15,7 +15,11 @@ use minijinja::{Environment, Value as Jinja, value::Serde};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-pub use self::find::{Source, explicit, find, from_gguf};
+pub use self::{
+    find::{Source, explicit, find, from_gguf},
+    prepare::Takes,
+};
+use crate::tools::{ReasoningTags, ToolFormat};
 
 /// Result of this module.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -111,7 +115,9 @@ pub struct ChatTemplate {
     has_tool_use: bool,
     bos_token: Option<String>,
     eos_token: Option<String>,
-    takes: prepare::Takes,
+    takes: Takes,
+    tool_format: Option<ToolFormat>,
+    reasoning: Option<ReasoningTags>,
 }
 
 const DEFAULT: &str = "chat template";
@@ -125,6 +131,11 @@ impl ChatTemplate {
     /// [`Error::Malformed`] when it is no valid Jinja.
     pub fn new(source: Source, bos_token: Option<&str>, eos_token: Option<&str>) -> Result<Self> {
         let mut environment = environment::new();
+        // What speaks of tools says how they are called.
+        let telling = source.tool_use.as_ref().unwrap_or(&source.default);
+        let tool_format = ToolFormat::detect(telling);
+        let reasoning =
+            ReasoningTags::detect(telling).or_else(|| ReasoningTags::detect(&source.default));
         let mut add = |name, text: String| {
             let text = environment::without_generation_tags(&text).into_owned();
             environment
@@ -144,10 +155,27 @@ impl ChatTemplate {
             has_tool_use,
             bos_token: bos_token.map(Into::into),
             eos_token: eos_token.map(Into::into),
-            takes: prepare::Takes::default(),
+            takes: Takes::default(),
+            tool_format,
+            reasoning,
         };
         template.takes = prepare::probe(&template);
         Ok(template)
+    }
+
+    /// What the template can render by itself.
+    pub fn takes(&self) -> Takes {
+        self.takes
+    }
+
+    /// How a model with this template calls tools, as [`ToolFormat::detect`] says.
+    pub fn tool_format(&self) -> Option<ToolFormat> {
+        self.tool_format
+    }
+
+    /// What a model with this template writes around its thoughts.
+    pub fn reasoning(&self) -> Option<ReasoningTags> {
+        self.reasoning
     }
 
     /// The prompt for these messages. What the template cannot take is put into the form that it

@@ -4,11 +4,24 @@ use serde_json::{Value, json};
 
 use super::{ChatTemplate, Options};
 
-/// Forms of content that a template renders by itself.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Takes {
-    parts: bool,
-    null: bool,
+/// What a template renders by itself; found out by rendering small conversations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Takes {
+    /// Content that is a list of parts.
+    pub parts: bool,
+    /// Content that is null beside calls of tools.
+    pub null: bool,
+    /// A system's message at the beginning.
+    pub system: bool,
+    /// Tools.
+    pub tools: bool,
+    /// The assistant's calls of tools.
+    pub calls: bool,
+    /// Messages of tools.
+    pub results: bool,
+    /// Calls' ids, which it writes out: a tool's message must have one.
+    pub ids: bool,
 }
 
 impl Default for Takes {
@@ -16,29 +29,64 @@ impl Default for Takes {
         Self {
             parts: true,
             null: true,
+            system: true,
+            tools: false,
+            calls: false,
+            results: false,
+            ids: false,
         }
     }
 }
 
 const PROBE: &str = "probe4711";
+/// As long as Mistral's templates demand.
+const PROBE_ID: &str = "abcdefgh1";
 
-/// Finds out by rendering a small conversation.
 pub(super) fn probe(template: &ChatTemplate) -> Takes {
-    let options = Options::default();
-    let parts = [json!({"role": "user", "content": [{"type": "text", "text": PROBE}]})];
-    let call = json!({"id": "abcdefgh1", "type": "function", "function": {"name": PROBE, "arguments": {}}});
-    let null = [
-        json!({"role": "user", "content": "?"}),
-        json!({"role": "assistant", "content": null, "tool_calls": [call]}),
+    let plain = Options::default();
+    let tool = json!({"type": "function", "function": {
+        "name": PROBE,
+        "description": PROBE,
+        "parameters": {"type": "object", "properties": {"a": {"type": "string", "description": "a"}}},
+    }});
+    let with_tools = Options {
+        tools: Some(vec![tool]),
+        ..Options::default()
+    };
+    let user = |content: Value| json!({"role": "user", "content": content});
+    let parts = [user(json!([{"type": "text", "text": PROBE}]))];
+    let call =
+        json!({"id": PROBE_ID, "type": "function", "function": {"name": PROBE, "arguments": {}}});
+    let calling =
+        |content: Value| json!({"role": "assistant", "content": content, "tool_calls": [call]});
+    let null = [user("?".into()), calling(Value::Null)];
+    let calls = [user("?".into()), calling("".into())];
+    let result = json!({"role": "tool", "content": PROBE, "name": "f", "tool_call_id": PROBE_ID});
+    let other =
+        json!({"id": PROBE_ID, "type": "function", "function": {"name": "f", "arguments": {}}});
+    let results = [
+        user("?".into()),
+        json!({"role": "assistant", "content": "", "tool_calls": [other]}),
+        result,
     ];
+    let system = [
+        json!({"role": "system", "content": PROBE}),
+        user("?".into()),
+    ];
+    let render = |messages: &[Value], options: &Options| template.render_as_is(messages, options);
+    let shows = |messages: &[Value], options: &Options, what: &str| {
+        render(messages, options).is_ok_and(|text| text.contains(what))
+    };
     Takes {
         // A template that knows nothing of parts fails, or prints the list with its brackets.
-        parts: template
-            .render_as_is(&parts, &options)
+        parts: render(&parts, &plain)
             .is_ok_and(|text| text.contains(PROBE) && !text.contains("'type'")),
-        null: template
-            .render_as_is(&null, &options)
-            .is_ok_and(|text| !text.contains("None")),
+        null: render(&null, &plain).is_ok_and(|text| !text.contains("None")),
+        system: shows(&system, &plain, PROBE),
+        tools: shows(&[user("?".into())], &with_tools, PROBE),
+        calls: shows(&calls, &with_tools, PROBE),
+        results: shows(&results, &with_tools, PROBE),
+        ids: shows(&results, &with_tools, PROBE_ID),
     }
 }
 

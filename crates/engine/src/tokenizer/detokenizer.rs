@@ -8,6 +8,8 @@ use super::pieces::Pieces;
 pub struct Detokenizer {
     pieces: Arc<Pieces>,
     skip_special: bool,
+    /// Control tokens that are not skipped.
+    shown: Vec<u32>,
     /// Letters that may still be dropped, as long as nothing has been given.
     strip_left: Option<(u8, usize)>,
     /// The beginning of a character whose other bytes have not come yet: at most 3 bytes.
@@ -20,9 +22,16 @@ impl Detokenizer {
         Self {
             pieces,
             skip_special,
+            shown: Vec::new(),
             strip_left,
             pending: Vec::new(),
         }
+    }
+
+    /// Gives these control tokens' names even where it leaves out others'.
+    pub fn showing(mut self, tokens: Vec<u32>) -> Self {
+        self.shown = tokens;
+        self
     }
 
     /// Takes the next token and gives the text that is now certain, never half a character; none
@@ -48,7 +57,7 @@ impl Detokenizer {
     }
 
     pub(super) fn push_to(&mut self, id: u32, text: &mut String) {
-        if self.skip_special && self.pieces.is_special(id) {
+        if self.skip_special && self.pieces.is_special(id) && !self.shown.contains(&id) {
             return;
         }
         let mut bytes = self.pieces.bytes(id).unwrap_or_default();

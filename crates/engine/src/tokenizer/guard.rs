@@ -8,7 +8,7 @@ use tokenizers::{NormalizerWrapper, OffsetReferential, OffsetType};
 use super::{Error, Result, Tokenizer, caught};
 
 /// A noncharacter, which Unicode sets aside for a program's own use.
-pub(super) const MARK: char = '\u{FDD0}';
+pub(crate) const MARK: char = '\u{FDD0}';
 
 /// Names that overlap are met one pass after the other.
 const PASSES: usize = 16;

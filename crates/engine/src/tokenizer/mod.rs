@@ -22,8 +22,9 @@ use std::{
 use serde_json::Value;
 use tokenizers::{AddedVocabulary, Model as _, OffsetType, PreTokenizer as _};
 
+pub(crate) use self::guard::MARK;
+use self::pieces::Pieces;
 pub use self::{detokenizer::Detokenizer, gguf::GgufVocab};
-use self::{guard::MARK, pieces::Pieces};
 
 /// Result of this module.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -49,7 +49,7 @@ impl ToolDefinition {
     }
 
     /// Whether a name can be written in every format: letters, digits, and `_ - . / :`.
-    pub(super) fn has_good_name(&self) -> bool {
+    pub(crate) fn has_good_name(&self) -> bool {
         let good = |c: char| c.is_alphanumeric() || "_-./:".contains(c);
         !self.name.is_empty() && self.name.len() <= 128 && self.name.chars().all(good)
     }

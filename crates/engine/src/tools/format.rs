@@ -163,63 +163,75 @@ impl ToolFormat {
 
     /// Calls as the model would have written them, for templates that have no place for them.
     pub fn write(self, calls: &[ToolCall]) -> String {
-        let each = |write: &dyn Fn(&ToolCall) -> String, between: &str| {
-            calls.iter().map(write).collect::<Vec<_>>().join(between)
+        let layout = self.layout(calls.len() > 1);
+        let one = |call: &ToolCall| {
+            let [before, after_name, after] = &layout.call;
+            let name = layout.name(&call.name);
+            format!("{before}{name}{after_name}{}{after}", call.arguments)
         };
+        let calls: Vec<String> = calls.iter().map(one).collect();
+        let calls = calls.join(&layout.between);
+        format!("{}{calls}{}", layout.begin, layout.end)
+    }
+
+    /// How one call is written, or, where that differs, several.
+    pub(super) fn layout(self, several: bool) -> Layout {
         let object = |name: &str, arguments: &str| {
-            let (name, arguments) = (name.to_owned(), arguments.to_owned());
-            move |call: &ToolCall| {
-                format!(
-                    "{{{name}: {}, {arguments}: {}}}",
-                    quoted(&call.name),
-                    call.arguments
-                )
-            }
+            [
+                format!("{{\"{name}\": "),
+                format!(", \"{arguments}\": "),
+                "}".to_owned(),
+            ]
         };
-        let plain = object("\"name\"", "\"arguments\"");
+        let plain = || object("name", "arguments");
+        let layout = |begin: String, call, between: &str, end: String| Layout {
+            begin,
+            call,
+            quoted: true,
+            between: between.into(),
+            end,
+        };
+        let bare = |begin: &str, call: [String; 3], between: &str, end: &str| Layout {
+            quoted: false,
+            ..layout(begin.into(), call, between, end.into())
+        };
+        let none = String::new;
         match self {
-            Self::Llama => each(&object("\"name\"", "\"parameters\""), "; "),
-            Self::Hermes => each(
-                &|call| format!("{HERMES}\n{}\n{HERMES_END}", plain(call)),
-                "\n",
-            ),
-            Self::Mistral => format!("{MISTRAL}[{}]", each(&plain, ", ")),
-            Self::MistralArgs => each(
-                &|call| format!("{MISTRAL}{}{MISTRAL_ARGS}{}", call.name, call.arguments),
-                "",
-            ),
+            Self::Llama => layout(none(), object("name", "parameters"), "; ", none()),
+            Self::Hermes => {
+                let [before, after_name, after] = plain();
+                let call = [
+                    format!("{HERMES}\n{before}"),
+                    after_name,
+                    format!("{after}\n{HERMES_END}"),
+                ];
+                layout(none(), call, "\n", none())
+            }
+            Self::Mistral => layout(format!("{MISTRAL}["), plain(), ", ", "]".into()),
+            Self::MistralArgs => bare("", [MISTRAL.into(), MISTRAL_ARGS.into(), none()], "", ""),
             Self::DeepSeek => {
-                let one = |call: &ToolCall| {
-                    format!(
-                        "{DEEPSEEK_CALL}function{DEEPSEEK_SEP}{}\n```json\n{}\n```{DEEPSEEK_CALL_END}",
-                        call.name, call.arguments
-                    )
-                };
-                format!("{DEEPSEEK}{}{DEEPSEEK_END}", each(&one, "\n"))
+                let call = [
+                    format!("{DEEPSEEK_CALL}function{DEEPSEEK_SEP}"),
+                    "\n```json\n".into(),
+                    format!("\n```{DEEPSEEK_CALL_END}"),
+                ];
+                bare(DEEPSEEK, call, "\n", DEEPSEEK_END)
             }
             Self::DeepSeekV31 => {
-                let one = |call: &ToolCall| {
-                    format!(
-                        "{DEEPSEEK_CALL}{}{DEEPSEEK_SEP}{}{DEEPSEEK_CALL_END}",
-                        call.name, call.arguments
-                    )
-                };
-                format!("{DEEPSEEK}{}{DEEPSEEK_END}", each(&one, ""))
+                let call = [DEEPSEEK_CALL, DEEPSEEK_SEP, DEEPSEEK_CALL_END].map(Into::into);
+                bare(DEEPSEEK, call, "", DEEPSEEK_END)
             }
-            Self::Phi => format!("{PHI}[{}]{PHI_END}", each(&plain, ", ")),
-            Self::Granite => format!("{PHI}[{}]", each(&plain, ", ")),
-            Self::Command => {
-                let one = object("\"tool_name\"", "\"parameters\"");
-                format!("{COMMAND}[{}]{COMMAND_END}", each(&one, ", "))
-            }
-            Self::Functionary => each(
-                &|call| format!("{FUNCTION}{}>{}{FUNCTION_END}", call.name, call.arguments),
-                "",
+            Self::Phi => layout(format!("{PHI}["), plain(), ", ", format!("]{PHI_END}")),
+            Self::Granite => layout(format!("{PHI}["), plain(), ", ", "]".into()),
+            Self::Command => layout(
+                format!("{COMMAND}["),
+                object("tool_name", "parameters"),
+                ", ",
+                format!("]{COMMAND_END}"),
             ),
-            Self::Gemma | Self::Json => match calls {
-                [call] => plain(call),
-                _ => format!("[{}]", each(&plain, ", ")),
-            },
+            Self::Functionary => bare("", [FUNCTION, ">", FUNCTION_END].map(Into::into), "", ""),
+            Self::Gemma | Self::Json if several => layout("[".into(), plain(), ", ", "]".into()),
+            Self::Gemma | Self::Json => layout(none(), plain(), "", none()),
         }
     }
 
@@ -246,8 +258,25 @@ impl ToolFormat {
     }
 }
 
-fn quoted(name: &str) -> String {
-    Value::from(name).to_string()
+/// What is written around calls' names and arguments.
+#[derive(Clone, Debug)]
+pub(super) struct Layout {
+    pub begin: String,
+    /// Before a call's name, between that and its arguments, and after those.
+    pub call: [String; 3],
+    /// Whether a name is a JSON string.
+    quoted: bool,
+    pub between: String,
+    pub end: String,
+}
+
+impl Layout {
+    pub fn name(&self, name: &str) -> String {
+        match self.quoted {
+            true => Value::from(name).to_string(),
+            false => name.to_owned(),
+        }
+    }
 }
 
 impl fmt::Display for ToolFormat {

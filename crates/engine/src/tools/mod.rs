@@ -2,6 +2,7 @@
 
 mod definition;
 mod format;
+mod grammar;
 mod id;
 mod markers;
 mod parse;
@@ -11,5 +12,6 @@ mod tests;
 
 pub use definition::{ToolCall, ToolChoice, ToolDefinition};
 pub use format::{ToolFormat, UnknownFormat};
+pub(crate) use grammar::{AnswerForm, Grammar};
 pub use parse::{Delta, ParsedAnswer, ToolParser};
 pub use reasoning::{Reasoning, ReasoningTags};

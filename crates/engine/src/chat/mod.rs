@@ -1,0 +1,13 @@
+//! Conversations: messages, tools and a choice among them in; text, reasoning and calls of tools out.
+
+mod prompt;
+mod reader;
+mod request;
+mod response;
+mod stream;
+mod submit;
+
+pub use request::{ChatRequest, SamplingChanges};
+pub use response::{ChatFinish, ChatResponse, ToolRun};
+pub use stream::{ChatEvent, ChatStream};
+pub use submit::PreparedChat;
