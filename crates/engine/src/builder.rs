@@ -10,13 +10,13 @@ use biplane_models::{
 use tokio::sync::oneshot;
 
 use crate::{
-    BackendKind, Error, Model, Result,
+    BackendKind, Error, Model, Result, ToolConfig, ToolLoop,
     backends::{self, RunnerSpec},
     engine::{Engine, EngineConfig, Guess, Setup, Vocabulary},
     hub,
     texts::{Texts, find_template},
     tokenizer::Tokenizer,
-    tools::ToolFormat,
+    tools::{Tool, ToolBox, ToolCallback, ToolDefinition, ToolFormat},
 };
 
 /// How far loading has come.
@@ -71,6 +71,9 @@ pub struct ModelBuilder {
     exact: bool,
     chat_template: Option<String>,
     tool_format: Option<ToolFormat>,
+    tools: Vec<Tool>,
+    callbacks: Vec<(String, Arc<ToolCallback>)>,
+    tool_config: ToolConfig,
     engine: EngineConfig,
     progress: OnProgress,
 }
@@ -100,6 +103,9 @@ impl ModelBuilder {
             exact: false,
             chat_template: None,
             tool_format: None,
+            tools: Vec::new(),
+            callbacks: Vec::new(),
+            tool_config: ToolConfig::default(),
             engine: EngineConfig::default(),
             progress: Arc::new(|_| {}),
         }
@@ -184,6 +190,49 @@ impl ModelBuilder {
         self
     }
 
+    /// Tools that the model may call, and that are run for it by [`Model::send_chat_request`] and
+    /// [`Model::stream_chat_request`]. One that cannot be is an error when the model is built.
+    pub fn with_tools(mut self, tools: impl IntoIterator<Item = Tool>) -> Self {
+        self.tools.extend(tools);
+        self
+    }
+
+    /// Runs the calls of a tool that requests define themselves.
+    pub fn with_tool_callback(
+        mut self,
+        name: impl Into<String>,
+        callback: Arc<ToolCallback>,
+    ) -> Self {
+        self.callbacks.push((name.into(), callback));
+        self
+    }
+
+    /// A tool, and what runs its calls.
+    pub fn with_tool_callback_and_tool(
+        self,
+        callback: Arc<ToolCallback>,
+        definition: ToolDefinition,
+    ) -> Self {
+        self.with_tools([Tool::of_callback(definition, callback)])
+    }
+
+    /// How tools are run.
+    pub fn with_tool_config(mut self, config: ToolConfig) -> Self {
+        self.tool_config = config;
+        self
+    }
+
+    fn tool_loop(&self) -> Result<ToolLoop> {
+        let tools = ToolBox::new();
+        for tool in &self.tools {
+            tools.add(tool.clone())?;
+        }
+        for (name, callback) in &self.callbacks {
+            tools.add_callback(name.as_str(), Arc::clone(callback))?;
+        }
+        Ok(ToolLoop::new(tools, self.tool_config.clone()))
+    }
+
     /// How the model serves many requests at once.
     pub fn with_engine(mut self, config: EngineConfig) -> Self {
         self.engine = config;
@@ -225,6 +274,7 @@ impl ModelBuilder {
     /// # Errors
     /// As [`Self::build`].
     pub fn build_blocking(self) -> Result<Model> {
+        let tools = self.tool_loop()?;
         let opened = self.open()?;
         let spec = self.spec(&opened, self.backend)?;
         let backend = spec.backend;
@@ -248,14 +298,15 @@ impl ModelBuilder {
         let engine = loading
             .blocking_recv()
             .map_err(|_| Error::Stopped("loading was interrupted".into()))??;
-        Ok(Model::new(
+        let model = Model::new(
             engine,
             tokenizer,
             template,
             self.tool_format,
             texts.sampling,
             backend,
-        ))
+        );
+        Ok(model.with_tool_loop(tools))
     }
 
     /// The bare model on the calling thread, without tokenizer and engine: for tools that look at

@@ -1,11 +1,15 @@
 //! Builders for one kind of checkpoint or one backend each, by the names that users of mistral.rs
 //! know.
 
+use std::sync::Arc;
+
 use biplane_backend::{DType, Device};
 use biplane_models::{IsqOverride, IsqType};
 
 use crate::{
-    BackendKind, Error, Model, ModelBuilder, Progress, Result, builder::Format, tools::ToolFormat,
+    BackendKind, EngineConfig, Error, Model, ModelBuilder, Progress, Result, ToolConfig,
+    builder::Format,
+    tools::{Tool, ToolCallback, ToolDefinition, ToolFormat},
 };
 
 /// The options that all builders share, handed on to [`ModelBuilder`].
@@ -62,6 +66,39 @@ macro_rules! builder {
             /// As [`ModelBuilder::with_tool_format`].
             pub fn with_tool_format(self, format: ToolFormat) -> Self {
                 self.with(|b| b.with_tool_format(format))
+            }
+
+            /// As [`ModelBuilder::with_tools`].
+            pub fn with_tools(self, tools: impl IntoIterator<Item = Tool>) -> Self {
+                self.with(|b| b.with_tools(tools))
+            }
+
+            /// As [`ModelBuilder::with_tool_callback`].
+            pub fn with_tool_callback(
+                self,
+                name: impl Into<String>,
+                callback: Arc<ToolCallback>,
+            ) -> Self {
+                self.with(|b| b.with_tool_callback(name, callback))
+            }
+
+            /// As [`ModelBuilder::with_tool_callback_and_tool`].
+            pub fn with_tool_callback_and_tool(
+                self,
+                callback: Arc<ToolCallback>,
+                definition: ToolDefinition,
+            ) -> Self {
+                self.with(|b| b.with_tool_callback_and_tool(callback, definition))
+            }
+
+            /// As [`ModelBuilder::with_tool_config`].
+            pub fn with_tool_config(self, config: ToolConfig) -> Self {
+                self.with(|b| b.with_tool_config(config))
+            }
+
+            /// As [`ModelBuilder::with_engine`].
+            pub fn with_engine(self, config: EngineConfig) -> Self {
+                self.with(|b| b.with_engine(config))
             }
 
             /// As [`ModelBuilder::with_progress`].

@@ -37,6 +37,15 @@ pub enum Error {
     /// A constraint that no answer can be held to.
     #[error(transparent)]
     Grammar(#[from] crate::grammar::Error),
+    /// A tool failed, where [`OnToolError::Fail`](crate::OnToolError::Fail) says that this ends the
+    /// answer.
+    #[error("the tool {name:?} failed: {reason}")]
+    Tool {
+        /// Its name.
+        name: String,
+        /// What it said.
+        reason: String,
+    },
     /// The engine's thread is gone.
     #[error("the engine has stopped: {0}")]
     Stopped(String),

@@ -166,6 +166,18 @@ impl Timings {
         rate(self.generated_tokens.saturating_sub(1), self.decode)
     }
 
+    /// Of two answers one after the other.
+    pub(crate) fn and(self, later: Timings) -> Timings {
+        Timings {
+            prompt_tokens: self.prompt_tokens + later.prompt_tokens,
+            cached_tokens: self.cached_tokens + later.cached_tokens,
+            generated_tokens: self.generated_tokens + later.generated_tokens,
+            time_to_first_token: self.time_to_first_token,
+            prefill: self.prefill + later.prefill,
+            decode: self.decode + later.decode,
+        }
+    }
+
     /// Tokens a second after the first; of the prompt where there is only one.
     pub(crate) fn tokens_per_second(&self) -> f64 {
         match self.decode_tokens_per_second() {

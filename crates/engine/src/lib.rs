@@ -47,8 +47,8 @@ pub use builders::{
     GgufModelBuilder, MlxDevice, MlxModelBuilder, MlxSpecificConfig, TextModelBuilder,
 };
 pub use chat::{
-    ChatEvent, ChatFinish, ChatRequest, ChatResponse, ChatStream, PreparedChat, SamplingChanges,
-    ToolRun,
+    ChatEvent, ChatFinish, ChatRequest, ChatResponse, ChatStream, OnToolError, PreparedChat,
+    SamplingChanges, ToolConfig, ToolLoop, ToolRun,
 };
 pub use convert::{convert, remove_unfinished};
 pub use engine::{
@@ -60,4 +60,8 @@ pub use grammar::Constraint;
 pub use model::Model;
 pub use replay::{Replayed, replay};
 pub use sampling::{Choice, Dry, Sampler, SamplingParams, TokenLogprobs, TokenMask, logprobs};
+pub use schemars;
 pub use template::Message;
+pub use tools::{
+    CalledFunction, Tool, ToolBox, ToolCall, ToolCallback, ToolChoice, ToolDefinition,
+};

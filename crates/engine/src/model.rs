@@ -7,19 +7,20 @@ use tokio::sync::mpsc;
 
 use crate::{
     BackendKind, ChatRequest, Error, Event, Metrics, Pooling, Request, Response, Result,
-    SamplingParams, backends,
+    SamplingParams, ToolLoop, backends,
     engine::Engine,
     grammar::GrammarEngine,
     sampling,
     template::{self, ChatTemplate, Message},
     tokenizer::{Specials, Tokenizer},
-    tools::ToolFormat,
+    tools::{Tool, ToolBox, ToolFormat},
 };
 
 /// A loaded model. Cheap to clone; all clones share one engine thread, which ends with the last.
 #[derive(Clone)]
 pub struct Model {
     inner: Arc<Inner>,
+    tools: ToolLoop,
 }
 
 struct Inner {
@@ -51,7 +52,32 @@ impl Model {
                 backend,
                 grammars: Default::default(),
             }),
+            tools: ToolLoop::default(),
         }
+    }
+
+    /// Runs tools as this says, in place of what the model ran before: of this handle and its
+    /// clones, not of those made earlier.
+    pub fn with_tool_loop(mut self, tools: ToolLoop) -> Self {
+        self.tools = tools;
+        self
+    }
+
+    /// As [`with_tool_loop`](Self::with_tool_loop), with these tools in place of those before.
+    ///
+    /// # Errors
+    /// As [`ToolBox::add`].
+    pub fn with_tools(self, tools: impl IntoIterator<Item = Tool>) -> Result<Self> {
+        let tool_box = ToolBox::new();
+        tools.into_iter().try_for_each(|tool| tool_box.add(tool))?;
+        let config = self.tools.config.clone();
+        Ok(self.with_tool_loop(ToolLoop::new(tool_box, config)))
+    }
+
+    /// The tools that [`stream_chat_request`](Self::stream_chat_request) runs, and how. To add one
+    /// for all clones: `model.tools().tools.add(..)`.
+    pub fn tools(&self) -> &ToolLoop {
+        &self.tools
     }
 
     /// Whether the model answers: true until its thread has ended by a fault.

@@ -6,8 +6,11 @@ mod request;
 mod response;
 mod stream;
 mod submit;
+mod tool_loop;
 
+pub(crate) use request::check_tool;
 pub use request::{ChatRequest, SamplingChanges};
 pub use response::{ChatFinish, ChatResponse, ToolRun};
 pub use stream::{ChatEvent, ChatStream};
 pub use submit::PreparedChat;
+pub use tool_loop::{OnToolError, ToolConfig, ToolLoop};

@@ -140,7 +140,7 @@ impl ChatRequest {
     }
 }
 
-fn check_tool(tool: &ToolDefinition, place: &str) -> Result<()> {
+pub(crate) fn check_tool(tool: &ToolDefinition, place: &str) -> Result<()> {
     if !tool.has_good_name() {
         return Err(Error::Request(format!(
             "{place}.name is {:?}, expected 1 to 128 letters, digits or _ - . / :",

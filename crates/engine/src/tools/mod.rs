@@ -2,6 +2,7 @@
 
 mod definition;
 mod format;
+mod function;
 mod grammar;
 mod id;
 mod markers;
@@ -9,9 +10,13 @@ mod parse;
 mod reasoning;
 #[cfg(test)]
 mod tests;
+mod toolbox;
 
 pub use definition::{ToolCall, ToolChoice, ToolDefinition};
 pub use format::{ToolFormat, UnknownFormat};
+pub(crate) use function::schema_of;
+pub use function::{Function, Tool, ToolFuture, ToolOutcome};
 pub(crate) use grammar::{AnswerForm, Grammar};
 pub use parse::{Delta, ParsedAnswer, ToolParser};
 pub use reasoning::{Reasoning, ReasoningTags};
+pub use toolbox::{CalledFunction, ToolBox, ToolCallback};
