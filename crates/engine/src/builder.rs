@@ -232,7 +232,7 @@ impl ModelBuilder {
         let template = find_template(&opened, self.chat_template.as_deref(), &tokenizer)?;
         let _ = send_vocabulary.send(Vocabulary {
             tokenizer: Arc::clone(&tokenizer),
-            stop_ids: texts.stop_ids.into_iter().collect(),
+            stop_ids: texts.stop_ids.iter().copied().collect(),
         });
         let engine = loading
             .blocking_recv()
@@ -240,6 +240,7 @@ impl ModelBuilder {
         Ok(Model::new(
             engine,
             tokenizer,
+            texts.stop_ids,
             template,
             texts.sampling,
             backend,

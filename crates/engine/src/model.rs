@@ -1,6 +1,6 @@
 //! A loaded model.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use biplane_models::ModelInfo;
 use tokio::sync::mpsc;
@@ -9,7 +9,7 @@ use crate::{
     BackendKind, Error, Event, Metrics, Pooling, Request, Response, Result, SamplingParams,
     backends,
     engine::Engine,
-    grammar::GrammarEngine,
+    grammar::{self, GrammarEngine},
     sampling,
     template::{self, ChatTemplate, Message},
     texts::guard,
@@ -28,13 +28,16 @@ struct Inner {
     template: Result<ChatTemplate, Arc<template::Error>>,
     sampling: SamplingParams,
     backend: BackendKind,
-    grammars: std::sync::OnceLock<GrammarEngine>,
+    stop_ids: Vec<u32>,
+    /// Made when the first constraint comes.
+    grammars: OnceLock<Result<GrammarEngine, grammar::Error>>,
 }
 
 impl Model {
     pub(crate) fn new(
         engine: Engine,
         tokenizer: Arc<Tokenizer>,
+        stop_ids: Vec<u32>,
         template: Result<ChatTemplate, Arc<template::Error>>,
         sampling: SamplingParams,
         backend: BackendKind,
@@ -46,7 +49,8 @@ impl Model {
                 template,
                 sampling,
                 backend,
-                grammars: Default::default(),
+                stop_ids,
+                grammars: OnceLock::new(),
             }),
         }
     }
@@ -132,7 +136,12 @@ impl Model {
     }
 
     fn grammars(&self) -> Result<&GrammarEngine> {
-        Ok(self.inner.grammars.get_or_init(|| GrammarEngine))
+        let inner = &self.inner;
+        let made = inner.grammars.get_or_init(|| {
+            let width = inner.engine.info.vocab_size;
+            GrammarEngine::new(Arc::clone(&inner.tokenizer), &inner.stop_ids, width)
+        });
+        made.as_ref().map_err(|error| error.clone().into())
     }
 
     /// Computes a request to its end.
