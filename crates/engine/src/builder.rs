@@ -293,7 +293,7 @@ impl ModelBuilder {
         let template = find_template(&opened, self.chat_template.as_deref(), &tokenizer)?;
         let _ = send_vocabulary.send(Vocabulary {
             tokenizer: Arc::clone(&tokenizer),
-            stop_ids: texts.stop_ids.into_iter().collect(),
+            stop_ids: texts.stop_ids.iter().copied().collect(),
         });
         let engine = loading
             .blocking_recv()
@@ -301,6 +301,7 @@ impl ModelBuilder {
         let model = Model::new(
             engine,
             tokenizer,
+            texts.stop_ids,
             template,
             self.tool_format,
             texts.sampling,

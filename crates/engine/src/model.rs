@@ -1,6 +1,6 @@
 //! A loaded model.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use biplane_models::ModelInfo;
 use tokio::sync::mpsc;
@@ -9,7 +9,7 @@ use crate::{
     BackendKind, ChatRequest, Error, Event, Metrics, Pooling, Request, Response, Result,
     SamplingParams, ToolLoop, backends,
     engine::Engine,
-    grammar::GrammarEngine,
+    grammar::{self, GrammarEngine},
     sampling,
     template::{self, ChatTemplate, Message},
     tokenizer::{Specials, Tokenizer},
@@ -30,13 +30,16 @@ struct Inner {
     tool_format: Option<ToolFormat>,
     sampling: SamplingParams,
     backend: BackendKind,
-    grammars: std::sync::OnceLock<GrammarEngine>,
+    stop_ids: Vec<u32>,
+    /// Made when the first constraint comes.
+    grammars: OnceLock<Result<GrammarEngine, grammar::Error>>,
 }
 
 impl Model {
     pub(crate) fn new(
         engine: Engine,
         tokenizer: Arc<Tokenizer>,
+        stop_ids: Vec<u32>,
         template: Result<ChatTemplate, Arc<template::Error>>,
         tool_format: Option<ToolFormat>,
         sampling: SamplingParams,
@@ -50,7 +53,8 @@ impl Model {
                 tool_format,
                 sampling,
                 backend,
-                grammars: Default::default(),
+                stop_ids,
+                grammars: OnceLock::new(),
             }),
             tools: ToolLoop::default(),
         }
@@ -155,7 +159,12 @@ impl Model {
     }
 
     fn grammars(&self) -> Result<&GrammarEngine> {
-        Ok(self.inner.grammars.get_or_init(|| GrammarEngine))
+        let inner = &self.inner;
+        let made = inner.grammars.get_or_init(|| {
+            let width = inner.engine.info.vocab_size;
+            GrammarEngine::new(Arc::clone(&inner.tokenizer), &inner.stop_ids, width)
+        });
+        made.as_ref().map_err(|error| error.clone().into())
     }
 
     /// Computes a request to its end.
