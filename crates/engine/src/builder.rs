@@ -14,6 +14,7 @@ use crate::{
     backends::{self, RunnerSpec},
     engine::{Engine, EngineConfig, Guess, Setup, Vocabulary},
     hub,
+    source::{GivenTemplate, TokenSource, at_revision},
     texts::{Texts, find_template},
     tokenizer::Tokenizer,
     tools::{Tool, ToolBox, ToolCallback, ToolDefinition, ToolFormat},
@@ -69,7 +70,11 @@ pub struct ModelBuilder {
     eager: bool,
     self_check: bool,
     exact: bool,
-    chat_template: Option<String>,
+    chat_template: Option<GivenTemplate>,
+    tokenizer_json: Option<PathBuf>,
+    revision: Option<String>,
+    hub: hub::Options,
+    token: Option<TokenSource>,
     tool_format: Option<ToolFormat>,
     tools: Vec<Tool>,
     callbacks: Vec<(String, Arc<ToolCallback>)>,
@@ -102,6 +107,10 @@ impl ModelBuilder {
             self_check: false,
             exact: false,
             chat_template: None,
+            tokenizer_json: None,
+            revision: None,
+            hub: hub::Options::default(),
+            token: None,
             tool_format: None,
             tools: Vec::new(),
             callbacks: Vec::new(),
@@ -178,7 +187,53 @@ impl ModelBuilder {
 
     /// A chat template (Jinja) to use instead of the model's own.
     pub fn with_chat_template_literal(mut self, template: impl Into<String>) -> Self {
-        self.chat_template = Some(template.into());
+        self.chat_template = Some(GivenTemplate::Literal(template.into()));
+        self
+    }
+
+    /// A file of a chat template (Jinja) to use instead of the model's own.
+    pub fn with_chat_template(mut self, file: impl Into<PathBuf>) -> Self {
+        self.chat_template = Some(GivenTemplate::File(file.into()));
+        self
+    }
+
+    /// A `tokenizer.json` to use instead of the model's own tokenizer; `tokenizer_config.json` beside
+    /// it counts too.
+    pub fn with_tokenizer_json(mut self, file: impl Into<PathBuf>) -> Self {
+        self.tokenizer_json = Some(file.into());
+        self
+    }
+
+    /// The branch, tag or commit of a model on the hub; the newest by default.
+    pub fn with_hf_revision(mut self, revision: impl Into<String>) -> Self {
+        self.revision = Some(revision.into());
+        self
+    }
+
+    /// Where the hub's token comes from; the hub's usual places by default.
+    pub fn with_token_source(mut self, source: TokenSource) -> Self {
+        self.token = Some(source);
+        self
+    }
+
+    /// The folder that keeps the hub's models; the hub's usual one by default.
+    #[expect(clippy::wrong_self_convention, reason = "mistral.rs's name")]
+    pub fn from_hf_cache_path(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.hub.cache_dir = Some(folder.into());
+        self
+    }
+
+    /// [`EngineConfig::max_sequences`].
+    pub fn with_max_num_seqs(mut self, most: usize) -> Self {
+        self.engine.max_sequences = most;
+        self
+    }
+
+    /// Keeps what was computed of so many requests for later ones that begin alike; `None` for
+    /// nothing. As many as the memory takes by default.
+    pub fn with_prefix_cache_n(mut self, most: Option<usize>) -> Self {
+        self.engine.prefix_cache = most.is_some_and(|most| most > 0);
+        self.engine.kept_prefixes = most;
         self
     }
 
@@ -288,9 +343,10 @@ impl ModelBuilder {
         })?;
         // The tokenizer is made here while the weights load there; on an error the sender is dropped,
         // and the thread ends by itself.
-        let texts = Texts::read(&opened)?;
+        let texts = Texts::read_with(&opened, self.tokenizer_json.as_deref())?;
         let tokenizer = Arc::new(texts.tokenizer);
-        let template = find_template(&opened, self.chat_template.as_deref(), &tokenizer)?;
+        let given = self.chat_template.as_ref().map(GivenTemplate::source);
+        let template = find_template(&opened, given.transpose()?, &tokenizer)?;
         let _ = send_vocabulary.send(Vocabulary {
             tokenizer: Arc::clone(&tokenizer),
             stop_ids: texts.stop_ids.iter().copied().collect(),
@@ -298,6 +354,13 @@ impl ModelBuilder {
         let engine = loading
             .blocking_recv()
             .map_err(|_| Error::Stopped("loading was interrupted".into()))??;
+        let (tokens, rows) = (tokenizer.vocab_size(), engine.info.vocab_size);
+        if let (Some(path), true) = (&self.tokenizer_json, tokens > rows) {
+            return Err(Error::Request(format!(
+                "{} has {tokens} tokens, but the model knows {rows}: it is another model's",
+                path.display()
+            )));
+        }
         let model = Model::new(
             engine,
             tokenizer,
@@ -393,6 +456,8 @@ impl ModelBuilder {
         let mut builder = ModelBuilder::new(name.as_str()).with_device(self.device);
         builder.backend = self.backend;
         builder.dtype = self.dtype;
+        builder.hub = self.hub.clone();
+        builder.token = self.token.clone();
         builder.progress = Arc::clone(&self.progress);
         let opened = builder.open()?;
         builder.spec(&opened, self.backend).map(Some)
@@ -411,9 +476,22 @@ impl ModelBuilder {
                 total: p.total,
             });
         };
-        Ok(match &self.source {
-            Source::Starter => hub::starter(&mut progress)?,
-            Source::Spec(spec) => hub::resolve(spec, &hub::Options::default(), &mut progress)?,
+        let mut options = self.hub.clone();
+        if let Some(source) = &self.token {
+            options.token = source.token()?;
+        }
+        Ok(match (&self.source, &self.revision) {
+            (Source::Starter, None) => hub::starter(&mut progress)?,
+            (Source::Spec(spec), None) => hub::resolve(spec, &options, &mut progress)?,
+            (Source::Spec(spec), Some(revision)) => {
+                let spec = at_revision(spec, revision)?;
+                hub::resolve(&spec, &options, &mut progress)?
+            }
+            (Source::Starter, Some(revision)) => {
+                return Err(Error::Request(format!(
+                    "the starter model has no revision {revision:?}; leave out with_hf_revision"
+                )));
+            }
         })
     }
 }

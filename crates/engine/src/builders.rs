@@ -1,13 +1,14 @@
 //! Builders for one kind of checkpoint or one backend each, by the names that users of mistral.rs
 //! know.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use biplane_backend::{DType, Device};
 use biplane_models::{IsqOverride, IsqType};
 
 use crate::{
-    BackendKind, EngineConfig, Error, Model, ModelBuilder, Progress, Result, ToolConfig,
+    BackendKind, EngineConfig, Error, Model, ModelBuilder, Progress, Result, TokenSource,
+    ToolConfig,
     builder::Format,
     tools::{Tool, ToolCallback, ToolDefinition, ToolFormat},
 };
@@ -61,6 +62,42 @@ macro_rules! builder {
             /// As [`ModelBuilder::with_chat_template_literal`].
             pub fn with_chat_template_literal(self, template: impl Into<String>) -> Self {
                 self.with(|b| b.with_chat_template_literal(template))
+            }
+
+            /// As [`ModelBuilder::with_chat_template`].
+            pub fn with_chat_template(self, file: impl Into<PathBuf>) -> Self {
+                self.with(|b| b.with_chat_template(file))
+            }
+
+            /// As [`ModelBuilder::with_tokenizer_json`].
+            pub fn with_tokenizer_json(self, file: impl Into<PathBuf>) -> Self {
+                self.with(|b| b.with_tokenizer_json(file))
+            }
+
+            /// As [`ModelBuilder::with_hf_revision`].
+            pub fn with_hf_revision(self, revision: impl Into<String>) -> Self {
+                self.with(|b| b.with_hf_revision(revision))
+            }
+
+            /// As [`ModelBuilder::with_token_source`].
+            pub fn with_token_source(self, source: TokenSource) -> Self {
+                self.with(|b| b.with_token_source(source))
+            }
+
+            /// As [`ModelBuilder::from_hf_cache_path`].
+            #[expect(clippy::wrong_self_convention, reason = "mistral.rs's name")]
+            pub fn from_hf_cache_path(self, folder: impl Into<PathBuf>) -> Self {
+                self.with(|b| b.from_hf_cache_path(folder))
+            }
+
+            /// As [`ModelBuilder::with_max_num_seqs`].
+            pub fn with_max_num_seqs(self, most: usize) -> Self {
+                self.with(|b| b.with_max_num_seqs(most))
+            }
+
+            /// As [`ModelBuilder::with_prefix_cache_n`].
+            pub fn with_prefix_cache_n(self, most: Option<usize>) -> Self {
+                self.with(|b| b.with_prefix_cache_n(most))
             }
 
             /// As [`ModelBuilder::with_tool_format`].

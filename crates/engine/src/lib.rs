@@ -15,6 +15,7 @@
 
 mod backends;
 pub mod bench;
+pub mod blocking;
 mod builder;
 mod builders;
 pub mod chat;
@@ -30,6 +31,7 @@ pub mod memory;
 mod model;
 mod replay;
 mod sampling;
+mod source;
 pub mod stop;
 pub mod template;
 mod texts;
@@ -47,8 +49,8 @@ pub use builders::{
     GgufModelBuilder, MlxDevice, MlxModelBuilder, MlxSpecificConfig, TextModelBuilder,
 };
 pub use chat::{
-    ChatEvent, ChatFinish, ChatRequest, ChatResponse, ChatStream, OnToolError, PreparedChat,
-    SamplingChanges, ToolConfig, ToolLoop, ToolRun,
+    ChatEvent, ChatFinish, ChatMessage, ChatRequest, ChatResponse, ChatStream, OnToolError,
+    PreparedChat, RequestBuilder, SamplingChanges, ToolConfig, ToolLoop, ToolRun,
 };
 pub use convert::{convert, remove_unfinished};
 pub use engine::{
@@ -61,6 +63,7 @@ pub use model::Model;
 pub use replay::{Replayed, replay};
 pub use sampling::{Choice, Dry, Sampler, SamplingParams, TokenLogprobs, TokenMask, logprobs};
 pub use schemars;
+pub use source::TokenSource;
 pub use template::Message;
 pub use tools::{
     CalledFunction, Tool, ToolBox, ToolCall, ToolCallback, ToolChoice, ToolDefinition,

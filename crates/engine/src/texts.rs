@@ -1,6 +1,6 @@
 //! What a checkpoint says about text: tokenizer, chat template, where answers end, how to sample.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use biplane_models::checkpoint::{GgufMetadata, Metadata, Opened};
 use serde_json::Value;
@@ -20,13 +20,21 @@ pub(crate) struct Texts {
 
 impl Texts {
     pub fn read(opened: &Opened) -> Result<Self> {
+        Self::read_with(opened, None)
+    }
+
+    /// With another tokenizer than the checkpoint's own: a `tokenizer.json`.
+    pub fn read_with(opened: &Opened, tokenizer: Option<&Path>) -> Result<Self> {
         match &opened.metadata {
             Metadata::HuggingFace {
                 config,
                 generation_config,
                 dir,
             } => {
-                let tokenizer = Tokenizer::from_dir(dir)?;
+                let tokenizer = match tokenizer {
+                    Some(path) => Tokenizer::from_file(path)?,
+                    None => Tokenizer::from_dir(dir)?,
+                };
                 let generation = generation_config.as_ref();
                 let eos = [Some(config), generation];
                 let eos = eos.iter().flatten().filter_map(|c| c.get("eos_token_id"));
@@ -37,7 +45,10 @@ impl Texts {
                 })
             }
             Metadata::Gguf(metadata) => {
-                let tokenizer = Tokenizer::from_gguf(gguf_vocab(metadata)?)?;
+                let tokenizer = match tokenizer {
+                    Some(path) => Tokenizer::from_file(path)?,
+                    None => Tokenizer::from_gguf(gguf_vocab(metadata)?)?,
+                };
                 Ok(Texts {
                     stop_ids: tokenizer.stop_ids([])?,
                     sampling: SamplingParams::default(),
@@ -66,16 +77,12 @@ fn recommended(config: &Value) -> SamplingParams {
 /// that the error waits until a conversation is asked for; a broken one of the user's does not.
 pub(crate) fn find_template(
     opened: &Opened,
-    literal: Option<&str>,
+    given: Option<template::Source>,
     tokenizer: &Tokenizer,
 ) -> Result<Result<ChatTemplate, Arc<template::Error>>> {
     let compile = |source| ChatTemplate::new(source, tokenizer.bos_token(), tokenizer.eos_token());
-    if let Some(literal) = literal {
-        return Ok(Ok(compile(template::Source {
-            default: literal.to_owned(),
-            tool_use: None,
-            origin: "the given chat template".into(),
-        })?));
+    if let Some(source) = given {
+        return Ok(Ok(compile(source)?));
     }
     let source = match &opened.metadata {
         Metadata::HuggingFace { dir, .. } => template::find(dir),

@@ -1,5 +1,7 @@
 //! Conversations: messages, tools and a choice among them in; text, reasoning and calls of tools out.
 
+mod ask;
+mod message;
 mod prompt;
 mod reader;
 mod request;
@@ -8,6 +10,7 @@ mod stream;
 mod submit;
 mod tool_loop;
 
+pub use message::{ChatMessage, RequestBuilder};
 pub(crate) use request::check_tool;
 pub use request::{ChatRequest, SamplingChanges};
 pub use response::{ChatFinish, ChatResponse, ToolRun};

@@ -16,6 +16,8 @@ pub struct EngineConfig {
     pub kv_memory: Option<usize>,
     /// Keeps what was computed of a request for later ones that begin alike.
     pub prefix_cache: bool,
+    /// Most of them kept at once; as many as the memory takes by default.
+    pub kept_prefixes: Option<usize>,
     /// A directory that keeps prompts' caches across runs of the program.
     pub prompt_cache: Option<PathBuf>,
     /// Guesses tokens and checks several at once.
@@ -32,6 +34,7 @@ impl Default for EngineConfig {
             step_tokens: 512,
             kv_memory: None,
             prefix_cache: true,
+            kept_prefixes: None,
             prompt_cache: None,
             speculation: None,
             record: None,

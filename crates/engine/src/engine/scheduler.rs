@@ -431,6 +431,7 @@ impl<'a> Scheduler<'a> {
             && let Ok(copy) = self.runner.fork(slot, tokens.len())
         {
             self.cache.keep(&mut *self.runner, copy, tokens, true);
+            self.trim_kept();
         }
     }
 
@@ -452,11 +453,18 @@ impl<'a> Scheduler<'a> {
                     store.save(&mut *self.runner, slot, &tokens);
                 }
                 self.cache.keep(&mut *self.runner, slot, tokens, false);
+                self.trim_kept();
             }
             Some(slot) => self.runner.close(slot),
             None => {}
         }
         self.draining.extend(sequence.into_outbox());
+    }
+
+    /// Lets go of what is kept beyond the most that may be.
+    fn trim_kept(&mut self) {
+        let most = self.config.kept_prefixes.unwrap_or(usize::MAX);
+        while self.cache.len() > most && self.cache.evict(&mut *self.runner, None) {}
     }
 
     /// Lets a sequence go that never began.

@@ -144,7 +144,11 @@ fn rewrite(schema: &mut Value) -> Result<()> {
     let object = match schema {
         Value::Bool(_) => return Ok(()),
         Value::Object(object) => object,
-        other => return Err(invalid(format!("a schema is an object or true, not {other}"))),
+        other => {
+            return Err(invalid(format!(
+                "a schema is an object or true, not {other}"
+            )));
+        }
     };
     object.remove("deprecated");
     if object.get("uniqueItems") == Some(&Value::Bool(false)) {
@@ -180,9 +184,11 @@ fn rewrite(schema: &mut Value) -> Result<()> {
 /// Numbers are the parser's `f64`: one that is not would silently be another.
 fn exact(data: &Value) -> Result<()> {
     match data {
-        Value::Number(n) if !n.is_f64() && n.as_f64().is_none_or(|f| f.abs() > EXACT) => Err(
-            invalid(format!("the number {n} is beyond ±2^53; write it as a string")),
-        ),
+        Value::Number(n) if !n.is_f64() && n.as_f64().is_none_or(|f| f.abs() > EXACT) => {
+            Err(invalid(format!(
+                "the number {n} is beyond ±2^53; write it as a string"
+            )))
+        }
         Value::Array(items) => items.iter().try_for_each(exact),
         Value::Object(members) => members.values().try_for_each(exact),
         _ => Ok(()),
@@ -214,7 +220,11 @@ fn follow(root: &Value) -> Result<()> {
                                 continue;
                             }
                             if depth == MOST_REFERENCES {
-                                return Err(large("chained references", depth + 1, MOST_REFERENCES));
+                                return Err(large(
+                                    "chained references",
+                                    depth + 1,
+                                    MOST_REFERENCES,
+                                ));
                             }
                             open.extend(target(root, to).map(|value| (value, depth + 1)));
                         }
@@ -327,7 +337,17 @@ impl<'a> Costs<'a> {
 
 fn only_reference(object: &Map<String, Value>) -> Option<&Value> {
     let constrains = |key: &&String| {
-        !["$ref", "title", "description", "default", "$comment", "examples"].contains(&key.as_str())
+        ![
+            "$ref",
+            "title",
+            "description",
+            "default",
+            "$comment",
+            "examples",
+        ]
+        .contains(&key.as_str())
     };
-    object.get("$ref").filter(|_| object.keys().find(constrains).is_none())
+    object
+        .get("$ref")
+        .filter(|_| object.keys().find(constrains).is_none())
 }

@@ -21,14 +21,31 @@ impl Tokenizer {
     pub fn from_dir(dir: impl AsRef<Path>) -> Result<Self> {
         let dir = dir.as_ref();
         let path = dir.join("tokenizer.json");
-        let Some(bytes) = read(&path)? else {
-            return Err(Error::Missing {
+        match read(&path)? {
+            Some(bytes) => Self::from_parts(&path, &bytes, dir),
+            None => Err(Error::Missing {
                 dir: dir.to_owned(),
-            });
-        };
+            }),
+        }
+    }
+
+    /// As [`from_dir`](Self::from_dir), of a `tokenizer.json` by any name.
+    ///
+    /// # Errors
+    /// As there, or [`Error::Io`] when there is no such file.
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let bytes = std::fs::read(path).map_err(|source| Error::Io {
+            path: path.to_owned(),
+            source,
+        })?;
+        Self::from_parts(path, &bytes, path.parent().unwrap_or(Path::new("")))
+    }
+
+    fn from_parts(path: &Path, json: &[u8], dir: &Path) -> Result<Self> {
         let config = read_json(&dir.join("tokenizer_config.json"))?.unwrap_or_default();
         let map = read_json(&dir.join("special_tokens_map.json"))?.unwrap_or_default();
-        Self::from_json(&path.display().to_string(), &bytes, &config, &map)
+        Self::from_json(&path.display().to_string(), json, &config, &map)
     }
 
     /// `origin` names the file in errors; `config` is tokenizer_config.json, `map`

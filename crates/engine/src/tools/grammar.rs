@@ -1,7 +1,7 @@
 //! Grammars of answers that must be calls of tools, or may be only right ones, in the Lark dialect of
 //! [`Constraint::Lark`].
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::{Reasoning, ReasoningTags, ToolDefinition, ToolFormat, format::Layout, markers::*};
 use crate::grammar::Constraint;
@@ -9,8 +9,8 @@ use crate::grammar::Constraint;
 /// Most calls of one answer that is held to a grammar.
 const MOST_CALLS: usize = 16;
 
-/// Any text.
-const ANY: &str = "/(?s:.*)/";
+/// Any text but none.
+const SOME: &str = "/(?s:.)+/";
 
 /// What an answer may be.
 pub(crate) struct Grammar<'a> {
@@ -46,7 +46,14 @@ impl Grammar<'_> {
         let mut bodies = Vec::new();
         if let Some((format, tools)) = self.calls {
             let opener = opener(format);
-            self.call_rules(format, opener, tools, &mut rules);
+            let json = matches!(
+                self.answer,
+                AnswerForm::Like(Constraint::JsonSchema(_) | Constraint::JsonObject)
+            );
+            match opener.is_empty() && json {
+                true => self.json_rules(format, tools, &mut rules),
+                false => self.call_rules(format, opener, tools, &mut rules),
+            }
             rules.add(
                 "calls",
                 &sequence(&[self.text(opener), "rest_of_calls".into()]),
@@ -59,7 +66,7 @@ impl Grammar<'_> {
         match self.answer {
             AnswerForm::None => {}
             AnswerForm::Text if self.calls.is_some() => {}
-            AnswerForm::Text => bodies.push(ANY.into()),
+            AnswerForm::Text => bodies.push(format!("({SOME})?")),
             AnswerForm::Like(constraint) => {
                 rules.add("answer", &like(constraint)?);
                 bodies.push("answer".into());
@@ -82,17 +89,26 @@ impl Grammar<'_> {
     }
 
     /// The rule of thoughts before the answer, with the white space after them.
-    fn thought(&self, tags: ReasoningTags, opened: bool, rules: &mut Rules) {
-        let open = if opened { tags.open } else { "" };
-        let special = (self.special)(tags.close).is_some();
-        if special {
-            let parts = [self.text(open), ANY.into(), self.text(tags.close)];
-            rules.add("thinking", &sequence(&parts));
+    fn thought(&self, tags: ReasoningTags, opens: bool, rules: &mut Rules) {
+        let open = if opens {
+            self.text(tags.open)
         } else {
-            let regex = format!("/{}(?s:.*){}/", escaped(open), escaped(tags.close));
-            rules.add("thinking[lazy]", &regex);
-        }
-        rules.add("thought", "thinking /[ \\n]{0,4}/");
+            String::new()
+        };
+        let thinking = match (self.special)(tags.close) {
+            Some(_) => {
+                rules.add("THOUGHT", SOME);
+                sequence(&["THOUGHT?".into(), self.text(tags.close)])
+            }
+            None => {
+                rules.until("until_thought", tags.close);
+                "until_thought".into()
+            }
+        };
+        rules.add(
+            "thought",
+            &sequence(&[open, thinking, "/[ \\n]{0,4}/".into()]),
+        );
     }
 
     /// The rules of calls, without what opens the first.
@@ -143,6 +159,38 @@ impl Grammar<'_> {
         rules.add("rest_of_calls", &calls);
     }
 
+    /// The rules of one call as JSON throughout: a JSON answer beside it could not be told from a
+    /// text that begins with the same bracket.
+    fn json_rules(&self, format: ToolFormat, tools: &[&ToolDefinition], rules: &mut Rules) {
+        let arguments_key = match format {
+            ToolFormat::Llama => "parameters",
+            _ => "arguments",
+        };
+        let mut names = Vec::new();
+        for (i, tool) in tools.iter().enumerate() {
+            let mut arguments = self.schema(tool);
+            let mut call = json!({
+                "type": "object",
+                "properties": {"name": {"const": tool.name}},
+                "required": ["name", arguments_key],
+                "additionalProperties": false,
+            });
+            // References count from the root.
+            for key in ["$defs", "definitions"] {
+                let definitions = arguments.as_object_mut().and_then(|a| a.remove(key));
+                if let (Some(definitions), Some(call)) = (definitions, call.as_object_mut()) {
+                    call.insert(key.into(), definitions);
+                }
+            }
+            if let Some(Value::Object(properties)) = call.get_mut("properties") {
+                properties.insert(arguments_key.into(), arguments);
+            }
+            rules.add(&format!("call{i}"), &format!("%json {call}"));
+            names.push(format!("call{i}"));
+        }
+        rules.add("rest_of_calls", &names.join(" | "));
+    }
+
     /// Text, and after it or instead of it calls: nothing else can be taken for a call.
     fn text_or_calls(&self, format: ToolFormat, opener: &str, rules: &mut Rules) -> Vec<String> {
         if opener.is_empty() {
@@ -152,31 +200,29 @@ impl Grammar<'_> {
                 _ => "```(json|tool_code|tool_call)".into(),
             };
             let text = "/\\s*([^\\s\\[{](?s:.*))?/";
-            rules.add(
-                "TEXT",
-                &format!("{text} & ~/(?s:.*){other}(?s:.*)/ & {ANY}"),
-            );
+            rules.add("TEXT", &format!("{text} & ~/(?s:.*){other}(?s:.*)/"));
             return vec!["TEXT".into(), "calls".into()];
         }
-        rules.add("TEXT", ANY);
         if (self.special)(opener).is_some() {
             // A control token is no text: it can only begin calls.
-            return vec!["TEXT".into(), "TEXT calls".into()];
+            rules.add("TEXT", SOME);
+            return vec!["TEXT? calls?".into()];
         }
-        rules.add(
-            "until_calls[lazy]",
-            &format!("/(?s:.*){}/", escaped(opener)),
-        );
-        vec!["TEXT".into(), "until_calls rest_of_calls".into()]
+        let opened = format!("/(?s:.*){}(?s:.*)/", escaped(opener));
+        rules.add("TEXT", &format!("{SOME} & ~{opened}"));
+        rules.until("until_calls", opener);
+        vec!["TEXT?".into(), "until_calls rest_of_calls".into()]
     }
 
     fn arguments(&self, tool: &ToolDefinition) -> String {
-        let strict = self.all_strict || tool.strict;
-        let schema = match strict {
+        format!("%json {}", self.schema(tool))
+    }
+
+    fn schema(&self, tool: &ToolDefinition) -> Value {
+        match self.all_strict || tool.strict {
             true => tool.parameters.clone(),
             false => json!({"type": "object"}),
-        };
-        format!("%json {}", tidy(schema, !tool.strict))
+        }
     }
 
     /// A text as a sequence of literals and control tokens.
@@ -235,13 +281,14 @@ fn opener(format: ToolFormat) -> &'static str {
 /// An answer that is no call, as a rule's body.
 fn like(constraint: &Constraint) -> Result<String, String> {
     Ok(match constraint {
-        Constraint::JsonSchema(schema) => format!("%json {}", tidy(schema.clone(), false)),
-        Constraint::JsonObject => format!("%json {}", tidy(json!({"type": "object"}), false)),
+        Constraint::JsonSchema(Value::Bool(true)) => "%json {}".into(),
+        Constraint::JsonSchema(schema) => format!("%json {schema}"),
+        Constraint::JsonObject => r#"%json {"type": "object"}"#.into(),
         Constraint::Choice(texts) => {
             let literal = |text: &String| Value::from(text.as_str()).to_string();
             texts.iter().map(literal).collect::<Vec<_>>().join(" | ")
         }
-        Constraint::Regex(regex) => format!("/{}/", slashed(regex)),
+        Constraint::Regex(regex) => format!("/{}/", llguidance::regex_to_lark(regex, "")),
         _ => {
             return Err(
                 "a Lark grammar cannot be combined with tools or with reasoning that the prompt \
@@ -251,26 +298,6 @@ fn like(constraint: &Constraint) -> Result<String, String> {
             );
         }
     })
-}
-
-/// A schema whose JSON is written as models are trained to write it, without a choice of white space.
-fn tidy(schema: Value, lenient: bool) -> Value {
-    let mut fields = match schema {
-        Value::Object(fields) => fields,
-        Value::Bool(true) => Map::new(),
-        // Not a schema that allows anything: its compiler says so.
-        other => return other,
-    };
-    if !fields.contains_key("x-guidance") {
-        let style = json!({
-            "whitespace_flexible": false,
-            "item_separator": ", ",
-            "key_separator": ": ",
-            "lenient": lenient,
-        });
-        fields.insert("x-guidance".into(), style);
-    }
-    fields.into()
 }
 
 /// A regular expression that matches a text.
@@ -286,23 +313,6 @@ fn escaped(text: &str) -> String {
     regex
 }
 
-/// A regular expression between slashes.
-fn slashed(regex: &str) -> String {
-    let mut out = String::new();
-    let mut after_backslash = false;
-    for letter in regex.chars() {
-        if letter == '/' && !after_backslash {
-            out.push('\\');
-        }
-        match letter {
-            '\n' => out.push_str("\\n"),
-            _ => out.push(letter),
-        }
-        after_backslash = letter == '\\' && !after_backslash;
-    }
-    out
-}
-
 fn sequence(parts: &[String]) -> String {
     let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
     let parts: Vec<&str> = parts.into_iter().filter(|part| !part.is_empty()).collect();
@@ -313,6 +323,12 @@ fn sequence(parts: &[String]) -> String {
 struct Rules(String);
 
 impl Rules {
+    /// A rule of the shortest text that ends so.
+    fn until(&mut self, name: &str, end: &str) {
+        let end = Value::from(end);
+        self.add(&format!("{name}[suffix={end}]"), "/(?s:.*)/");
+    }
+
     fn add(&mut self, name: &str, body: &str) {
         self.0.push_str(name);
         self.0.push_str(": ");

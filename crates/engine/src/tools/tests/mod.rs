@@ -1,3 +1,4 @@
 mod cases;
 mod detection;
+mod grammar;
 mod parsing;
