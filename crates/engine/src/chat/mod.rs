@@ -8,6 +8,8 @@ mod request;
 mod response;
 mod stream;
 mod submit;
+#[cfg(test)]
+mod tests;
 mod tool_loop;
 
 pub use message::{ChatMessage, RequestBuilder};

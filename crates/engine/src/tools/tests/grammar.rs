@@ -324,7 +324,11 @@ fn holds(schema: &Value, value: &Value) -> bool {
     match value {
         Value::Null => is("null"),
         Value::Bool(_) => is("boolean"),
-        Value::Number(n) => is("integer") && n.as_i64().is_some_and(|n| (-9..=99).contains(&n)),
+        Value::Number(n) => {
+            is("integer")
+                && n.as_f64()
+                    .is_some_and(|n| (-9.0..=99.0).contains(&n) && n.fract() == 0.0)
+        }
         Value::String(text) => {
             let letters = text.chars().count();
             let pattern = schema.get("pattern").is_none()

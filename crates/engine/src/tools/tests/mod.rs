@@ -1,4 +1,5 @@
 mod cases;
 mod detection;
+mod functions;
 mod grammar;
 mod parsing;
