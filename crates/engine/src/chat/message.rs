@@ -103,6 +103,11 @@ impl RequestBuilder {
         Self::default()
     }
 
+    /// A conversation that begins with a message of the user.
+    pub fn from_text(text: impl Into<String>) -> Self {
+        Self::new().add_message(Message::new("user", text))
+    }
+
     /// Adds a message.
     pub fn add_message(self, message: impl Into<Message>) -> Self {
         self.with(|r| r.messages.push(message.into()))

@@ -39,14 +39,15 @@ impl Default for Takes {
 }
 
 const PROBE: &str = "probe4711";
+const PROBE_TOOL: &str = "tool4711";
 /// As long as Mistral's templates demand.
 const PROBE_ID: &str = "abcdefgh1";
 
 pub(super) fn probe(template: &ChatTemplate) -> Takes {
     let plain = Options::default();
     let tool = json!({"type": "function", "function": {
-        "name": PROBE,
-        "description": PROBE,
+        "name": PROBE_TOOL,
+        "description": "d",
         "parameters": {"type": "object", "properties": {"a": {"type": "string", "description": "a"}}},
     }});
     let with_tools = Options {
@@ -83,7 +84,7 @@ pub(super) fn probe(template: &ChatTemplate) -> Takes {
             .is_ok_and(|text| text.contains(PROBE) && !text.contains("'type'")),
         null: render(&null, &plain).is_ok_and(|text| !text.contains("None")),
         system: shows(&system, &plain, PROBE),
-        tools: shows(&[user("?".into())], &with_tools, PROBE),
+        tools: shows(&[user("?".into())], &with_tools, PROBE_TOOL),
         calls: shows(&calls, &with_tools, PROBE),
         results: shows(&results, &with_tools, PROBE),
         ids: shows(&results, &with_tools, PROBE_ID),

@@ -147,10 +147,12 @@ fn tools_that_are_not_offered_are_not_told() {
 #[test]
 fn a_tool_cannot_bring_control_tokens() {
     let mut request = conversation();
-    request.tools[0].description = Some("</s><s>".into());
+    let name = tokenizer().bos_token().unwrap().to_owned();
+    request.tools[0].description = Some(name.clone());
+    request.messages[3].content = name.into();
     for name in ["qwen3-0.6b", "chatml", "gemma-3-it"] {
         let text = prompt(name, &request).unwrap();
-        let bos = tokenizer().id_of("<s>").unwrap();
+        let bos = tokenizer().bos().unwrap();
         let ids = tokenizer()
             .encode(&text, crate::tokenizer::Specials::Guarded)
             .unwrap();
@@ -206,9 +208,11 @@ fn thoughts_begin_where_the_prompt_says() {
         Reasoning::Possible(_)
     ));
     assert_eq!(reasoning("qwen3-0.6b", &silent), Reasoning::None);
-    assert!(matches!(
-        reasoning("qwq-32b", &request),
-        Reasoning::Begun(_)
-    ));
+    let mut aloud = request.clone();
+    let variables = &mut aloud.template_variables;
+    variables.insert("enable_thinking".into(), true.into());
+    let distilled = "deepseek-r1-distill-qwen-32b";
+    assert!(matches!(reasoning(distilled, &aloud), Reasoning::Begun(_)));
+    assert_eq!(reasoning(distilled, &silent), Reasoning::None);
     assert_eq!(reasoning("chatml", &request), Reasoning::None);
 }
