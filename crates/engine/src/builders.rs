@@ -85,7 +85,6 @@ macro_rules! builder {
             }
 
             /// As [`ModelBuilder::from_hf_cache_path`].
-            #[expect(clippy::wrong_self_convention, reason = "mistral.rs's name")]
             pub fn from_hf_cache_path(self, folder: impl Into<PathBuf>) -> Self {
                 self.with(|b| b.from_hf_cache_path(folder))
             }

@@ -1,5 +1,6 @@
 //! Tools: functions that a model may call, the formats it calls them in, and what runs them.
 
+mod arguments;
 mod definition;
 mod format;
 mod function;
@@ -12,10 +13,11 @@ mod reasoning;
 mod tests;
 mod toolbox;
 
+pub use arguments::Function;
+pub(crate) use arguments::schema_of;
 pub use definition::{ToolCall, ToolChoice, ToolDefinition};
 pub use format::{ToolFormat, UnknownFormat};
-pub(crate) use function::schema_of;
-pub use function::{Function, Tool, ToolFuture, ToolOutcome};
+pub use function::{Tool, ToolFuture, ToolOutcome};
 pub(crate) use grammar::{AnswerForm, Grammar};
 pub use parse::{Delta, ParsedAnswer, ToolParser};
 pub use reasoning::{Reasoning, ReasoningTags};
