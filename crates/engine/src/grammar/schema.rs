@@ -82,6 +82,9 @@ fn narrower(format: &str) -> Option<String> {
 /// Whole numbers below this are exact in the parser.
 const EXACT: f64 = 9_007_199_254_740_992.0;
 
+/// The greatest bound: the parser's are 64 bits wide.
+const FARTHEST: f64 = 9_223_372_036_854_774_784.0;
+
 /// The schema as the parser takes it.
 pub(super) fn prepare(schema: &Value) -> Result<Value> {
     measure(schema)?;
@@ -201,8 +204,8 @@ fn rewrite(schema: &mut Value, multiples: &mut Vec<f64>) -> Result<()> {
             }
             ("const" | "enum", data) => exact(data)?,
             ("multipleOf", Value::Number(n)) => multiples.extend(n.as_f64()),
-            ("minimum" | "exclusiveMinimum", bound) => inwards(bound, f64::next_up),
-            ("maximum" | "exclusiveMaximum", bound) => inwards(bound, f64::next_down),
+            ("minimum" | "exclusiveMinimum", bound) => inwards(bound, -1.0),
+            ("maximum" | "exclusiveMaximum", bound) => inwards(bound, 1.0),
             (key, Value::Array(items)) if LIST.contains(&key) || key == "items" => {
                 items.iter_mut().try_for_each(|one| rewrite(one, multiples))?;
             }
@@ -244,13 +247,16 @@ fn exact(data: &Value) -> Result<()> {
     }
 }
 
-/// A bound that the parser cannot hold moves to the next number within.
-fn inwards(bound: &mut Value, step: fn(f64) -> f64) {
-    if let Value::Number(n) = bound
-        && !n.is_f64()
-        && let Some(f) = n.as_f64().filter(|f| f.abs() >= EXACT)
-    {
-        *bound = json!(step(f));
+/// A bound that the parser cannot hold moves to a number within; `side` is 1 for an upper one.
+fn inwards(bound: &mut Value, side: f64) {
+    let Value::Number(n) = bound else { return };
+    let Some(f) = n.as_f64().map(|f| f * side) else {
+        return;
+    };
+    if f >= FARTHEST {
+        *bound = json!(FARTHEST * side);
+    } else if !n.is_f64() && f.abs() >= EXACT {
+        *bound = json!(f.next_down() * side);
     }
 }
 
