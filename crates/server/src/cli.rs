@@ -232,8 +232,7 @@ impl FormArgs {
                 true => schema,
                 false => read(schema.as_ref())?,
             };
-            let schema =
-                serde_json::from_str(&text).context("--json-schema: this is no JSON")?;
+            let schema = serde_json::from_str(&text).context("--json-schema: this is no JSON")?;
             Some(Constraint::JsonSchema(schema))
         } else if self.json_object {
             Some(Constraint::JsonObject)
@@ -435,7 +434,10 @@ mod tests {
         assert_eq!(form(&[]).unwrap(), None);
         let schema = Constraint::JsonSchema(serde_json::json!({"type": "null"}));
         let text = r#" {"type": "null"}"#;
-        assert_eq!(form(&["--json-schema", text]).unwrap(), Some(schema.clone()));
+        assert_eq!(
+            form(&["--json-schema", text]).unwrap(),
+            Some(schema.clone())
+        );
         std::fs::write(path, text).unwrap();
         assert_eq!(form(&["--json-schema", path]).unwrap(), Some(schema));
         std::fs::write(path, "start: \"a\"").unwrap();
@@ -448,7 +450,10 @@ mod tests {
         let regex = form(&["--regex", "a,b"]).unwrap();
         assert_eq!(regex, Some(Constraint::Regex("a,b".into())));
         let choice = Constraint::Choice(["a", "b c", "d"].map(str::to_owned).to_vec());
-        assert_eq!(form(&["--choice", "a,b c", "--choice", "d"]).unwrap(), Some(choice));
+        assert_eq!(
+            form(&["--choice", "a,b c", "--choice", "d"]).unwrap(),
+            Some(choice)
+        );
         assert!(form(&["--json-object", "--regex", "a"]).is_err());
         assert!(form(&["--choice", "a", "--lark", path]).is_err());
     }

@@ -61,19 +61,23 @@ const DATA: &[&str] = &["const", "default", "enum", "examples"];
 const MOST_DIGITS: usize = 6;
 const MOST_MULTIPLE: f64 = 1e9;
 
-/// Formats that the parser takes wider than they are: a leap second at any time, 29 February in any year.
-/// These have neither leap seconds nor the year 0, and the rest exactly.
+/// Formats that the parser takes wider than they are: a leap second at any time, 29 February in any year,
+/// names of any length. These have no leap seconds, no year 0, and no long or oddly hyphenated names.
 fn narrower(format: &str) -> Option<String> {
-    const YEAR: &str =
-        "(?:[0-9]{3}[1-9]|[0-9]{2}[1-9][0-9]|[0-9][1-9][0-9]{2}|[1-9][0-9]{3})";
-    const LEAP: &str = "(?:[0-9]{2}(?:0[48]|[2468][048]|[13579][26])|(?:0[48]|[2468][048]|[13579][26])00)";
+    const YEAR: &str = "(?:[0-9]{3}[1-9]|[0-9]{2}[1-9][0-9]|[0-9][1-9][0-9]{2}|[1-9][0-9]{3})";
+    const LEAP: &str =
+        "(?:[0-9]{2}(?:0[48]|[2468][048]|[13579][26])|(?:0[48]|[2468][048]|[13579][26])00)";
     const TIME: &str = "(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:[.][0-9]{1,9})?(?:Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])";
+    const HOST: &str = "[a-zA-Z0-9]{1,15}(?:-[a-zA-Z0-9]{1,15})?(?:[.][a-zA-Z0-9]{1,15}(?:-[a-zA-Z0-9]{1,15})?){0,6}";
+    const ATOM: &str = "[a-zA-Z0-9!#$%&'*+/=?^_`{|}~-]{1,30}";
     let date = format!(
         "(?:{YEAR}-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])|(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)|02-(?:0[1-9]|1[0-9]|2[0-8]))|{LEAP}-02-29)"
     );
     match format {
         "date" => Some(format!("^{date}$")),
         "time" => Some(format!("^{TIME}$")),
+        "hostname" => Some(format!("^{HOST}$")),
+        "email" => Some(format!("^{ATOM}(?:[.]{ATOM})?@{HOST}$")),
         "date-time" => Some(format!("^{date}T{TIME}$")),
         _ => None,
     }
@@ -172,7 +176,11 @@ fn rewrite(schema: &mut Value, multiples: &mut Vec<f64>) -> Result<()> {
     let object = match schema {
         Value::Bool(_) => return Ok(()),
         Value::Object(object) => object,
-        other => return Err(invalid(format!("a schema is an object or true, not {other}"))),
+        other => {
+            return Err(invalid(format!(
+                "a schema is an object or true, not {other}"
+            )));
+        }
     };
     object.remove("deprecated");
     if object.get("uniqueItems") == Some(&Value::Bool(false)) {
@@ -207,10 +215,14 @@ fn rewrite(schema: &mut Value, multiples: &mut Vec<f64>) -> Result<()> {
             ("minimum" | "exclusiveMinimum", bound) => inwards(bound, -1.0),
             ("maximum" | "exclusiveMaximum", bound) => inwards(bound, 1.0),
             (key, Value::Array(items)) if LIST.contains(&key) || key == "items" => {
-                items.iter_mut().try_for_each(|one| rewrite(one, multiples))?;
+                items
+                    .iter_mut()
+                    .try_for_each(|one| rewrite(one, multiples))?;
             }
             (key, Value::Object(members)) if MAP.contains(&key) => {
-                members.values_mut().try_for_each(|one| rewrite(one, multiples))?;
+                members
+                    .values_mut()
+                    .try_for_each(|one| rewrite(one, multiples))?;
             }
             (key, one) if ONE.contains(&key) => rewrite(one, multiples)?,
             _ => {}
@@ -238,9 +250,11 @@ fn bound_multiples(mut multiples: Vec<f64>) -> Result<()> {
 /// Numbers are the parser's `f64`: one that is not would silently be another.
 fn exact(data: &Value) -> Result<()> {
     match data {
-        Value::Number(n) if !n.is_f64() && n.as_f64().is_none_or(|f| f.abs() >= EXACT) => Err(
-            invalid(format!("the number {n} is beyond ±2^53; write it as a string")),
-        ),
+        Value::Number(n) if !n.is_f64() && n.as_f64().is_none_or(|f| f.abs() >= EXACT) => {
+            Err(invalid(format!(
+                "the number {n} is beyond ±2^53; write it as a string"
+            )))
+        }
         Value::Array(items) => items.iter().try_for_each(exact),
         Value::Object(members) => members.values().try_for_each(exact),
         _ => Ok(()),
@@ -275,7 +289,11 @@ fn follow(root: &Value) -> Result<()> {
                                 continue;
                             }
                             if depth == MOST_REFERENCES {
-                                return Err(large("chained references", depth + 1, MOST_REFERENCES));
+                                return Err(large(
+                                    "chained references",
+                                    depth + 1,
+                                    MOST_REFERENCES,
+                                ));
                             }
                             open.extend(target(root, to).map(|value| (value, depth + 1)));
                         }
@@ -388,7 +406,17 @@ impl<'a> Costs<'a> {
 
 fn only_reference(object: &Map<String, Value>) -> Option<&Value> {
     let constrains = |key: &&String| {
-        !["$ref", "title", "description", "default", "$comment", "examples"].contains(&key.as_str())
+        ![
+            "$ref",
+            "title",
+            "description",
+            "default",
+            "$comment",
+            "examples",
+        ]
+        .contains(&key.as_str())
     };
-    object.get("$ref").filter(|_| object.keys().find(constrains).is_none())
+    object
+        .get("$ref")
+        .filter(|_| object.keys().find(constrains).is_none())
 }

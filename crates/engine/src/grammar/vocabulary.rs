@@ -56,9 +56,7 @@ impl Vocabulary {
             }
         }))
         .map_err(|_| reason("its tokens make no prefix tree"))?;
-        let guard = tokenizer
-            .encode(GUARD, Specials::Plain)
-            .unwrap_or_default();
+        let guard = tokenizer.encode(GUARD, Specials::Plain).unwrap_or_default();
         let mut vocabulary = Vocabulary {
             trie,
             tokenizer,

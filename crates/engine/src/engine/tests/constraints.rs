@@ -43,7 +43,10 @@ fn mixed() -> Vec<Request> {
             [
                 constrained(i, Constraint::JsonSchema(schema())),
                 seeded(i, 30, 40),
-                constrained(i, Constraint::Choice(vec!["yes, always".into(), "no".into()])),
+                constrained(
+                    i,
+                    Constraint::Choice(vec!["yes, always".into(), "no".into()]),
+                ),
                 request(i, 20, 20),
             ]
         })
@@ -130,7 +133,10 @@ fn a_constrained_answer_is_cut_and_ended_as_others_are() {
         ..whole.clone()
     };
     let answer = bench.answers(&[stopped]).remove(0);
-    assert_eq!(answer.end, Some(Ok(FinishReason::StopText("how many".into()))));
+    assert_eq!(
+        answer.end,
+        Some(Ok(FinishReason::StopText("how many".into())))
+    );
     let endless = Request {
         ignore_eos: true,
         ..whole

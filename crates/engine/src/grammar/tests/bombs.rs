@@ -11,7 +11,11 @@ use super::*;
 fn survive(bench: &Bench, name: &str, constraint: &Constraint) -> Option<Error> {
     let start = Instant::now();
     let result = bench.engine.state(constraint);
-    println!("{name}: {:?} {:?}", start.elapsed(), result.as_ref().err().map(ToString::to_string));
+    println!(
+        "{name}: {:?} {:?}",
+        start.elapsed(),
+        result.as_ref().err().map(ToString::to_string)
+    );
     // The deadline is two seconds; the rest is the machine's.
     assert!(start.elapsed() < Duration::from_secs(10), "{name}");
     match result {
@@ -36,7 +40,10 @@ fn survive(bench: &Bench, name: &str, constraint: &Constraint) -> Option<Error> 
 
 fn too_large(bench: &Bench, name: &str, constraint: &Constraint) {
     let error = survive(bench, name, constraint);
-    assert!(matches!(error, Some(Error::TooLarge { .. })), "{name} {error:?}");
+    assert!(
+        matches!(error, Some(Error::TooLarge { .. })),
+        "{name} {error:?}"
+    );
 }
 
 fn chain(links: usize, link: impl Fn(usize) -> Value) -> Value {
@@ -55,10 +62,22 @@ fn chains_of_references() {
     type Link<'a> = &'a dyn Fn(usize) -> Value;
     let links: [(&str, Link<'_>); 5] = [
         ("plain", &|i| json!({"$ref": to(i)})),
-        ("any", &|i| json!({"anyOf": [{"$ref": to(i)}, {"type": "string"}]})),
-        ("all", &|i| json!({"allOf": [{"$ref": to(i)}], "title": "t"})),
-        ("property", &|i| json!({"type": "object", "properties": {"a": {"$ref": to(i)}}})),
-        ("sibling", &|i| json!({"$ref": to(i), "type": ["null", "string"]})),
+        (
+            "any",
+            &|i| json!({"anyOf": [{"$ref": to(i)}, {"type": "string"}]}),
+        ),
+        (
+            "all",
+            &|i| json!({"allOf": [{"$ref": to(i)}], "title": "t"}),
+        ),
+        (
+            "property",
+            &|i| json!({"type": "object", "properties": {"a": {"$ref": to(i)}}}),
+        ),
+        (
+            "sibling",
+            &|i| json!({"$ref": to(i), "type": ["null", "string"]}),
+        ),
     ];
     for (name, link) in links {
         let error = survive(&bench, name, &Constraint::JsonSchema(chain(60, link)));
@@ -77,7 +96,9 @@ fn nesting() {
     // A schema from a file could not be as deep; one from a program can.
     let constraint = Constraint::JsonSchema(schema);
     too_large(&bench, "deep", &constraint);
-    let Constraint::JsonSchema(mut schema) = constraint else { unreachable!() };
+    let Constraint::JsonSchema(mut schema) = constraint else {
+        unreachable!()
+    };
     while let Some(inner) = schema.get_mut("items").map(Value::take) {
         schema = inner;
     }
@@ -85,31 +106,61 @@ fn nesting() {
     for _ in 0..28 {
         flat = json!({"anyOf": [flat, {"type": "null"}]});
     }
-    assert_eq!(survive(&bench, "nested anyOf", &Constraint::JsonSchema(flat)), None);
+    assert_eq!(
+        survive(&bench, "nested anyOf", &Constraint::JsonSchema(flat)),
+        None
+    );
     let many: Vec<_> = (0..3000).map(|i| json!({"const": i})).collect();
-    too_large(&bench, "wide", &Constraint::JsonSchema(json!({"anyOf": many})));
-    too_large(&bench, "long", &Constraint::JsonSchema(json!({"const": "x".repeat(100_000)})));
+    too_large(
+        &bench,
+        "wide",
+        &Constraint::JsonSchema(json!({"anyOf": many})),
+    );
+    too_large(
+        &bench,
+        "long",
+        &Constraint::JsonSchema(json!({"const": "x".repeat(100_000)})),
+    );
     for (open, close) in [("(", ")"), ("[", "]"), ("(?:a|", ")*"), ("((", ")+)+")] {
         let text = format!("{}a{}", open.repeat(10_000), close.repeat(10_000));
         too_large(&bench, "regex", &Constraint::Regex(text.clone()));
-        too_large(&bench, "lark", &Constraint::Lark(format!("start: {}\"a\"{}", "(".repeat(9000), ")".repeat(9000))));
-        too_large(&bench, "lark regex", &Constraint::Lark(format!("start: /{text}/")));
+        too_large(
+            &bench,
+            "lark",
+            &Constraint::Lark(format!(
+                "start: {}\"a\"{}",
+                "(".repeat(9000),
+                ")".repeat(9000)
+            )),
+        );
+        too_large(
+            &bench,
+            "lark regex",
+            &Constraint::Lark(format!("start: /{text}/")),
+        );
     }
 }
 
 #[test]
 fn combinations_multiply() {
     let bench = Bench::small();
-    let names: serde_json::Map<String, Value> = (0..200).map(|i| (format!("p{i}"), json!({"type": "string"}))).collect();
+    let names: serde_json::Map<String, Value> = (0..200)
+        .map(|i| (format!("p{i}"), json!({"type": "string"})))
+        .collect();
     for option in [json!({}), json!({"type": "object"}), json!({"title": "x"})] {
         let options = vec![option; 200];
         too_large(
             &bench,
             "allOf of oneOf",
-            &Constraint::JsonSchema(json!({"type": "object", "properties": names, "allOf": [{"oneOf": options}, {"anyOf": options}, {"oneOf": options}]})),
+            &Constraint::JsonSchema(
+                json!({"type": "object", "properties": names, "allOf": [{"oneOf": options}, {"anyOf": options}, {"oneOf": options}]}),
+            ),
         );
     }
-    let doubled = chain(50, |i| json!({"allOf": [{"anyOf": [{"$ref": format!("#/$defs/d{i}")}, {"type": "string"}]}, {"anyOf": [{"$ref": format!("#/$defs/d{i}")}, {"type": "null"}]}]}));
+    let doubled = chain(
+        50,
+        |i| json!({"allOf": [{"anyOf": [{"$ref": format!("#/$defs/d{i}")}, {"type": "string"}]}, {"anyOf": [{"$ref": format!("#/$defs/d{i}")}, {"type": "null"}]}]}),
+    );
     too_large(&bench, "doubling", &Constraint::JsonSchema(doubled));
 }
 
@@ -130,7 +181,11 @@ fn numbers_without_measure() {
         json!({"type": "number", "multipleOf": 1e-300}),
         json!({"type": "number", "minimum": 1e300, "maximum": -1e300}),
     ] {
-        survive(&bench, &schema.to_string(), &Constraint::JsonSchema(schema.clone()));
+        survive(
+            &bench,
+            &schema.to_string(),
+            &Constraint::JsonSchema(schema.clone()),
+        );
     }
 }
 
@@ -161,10 +216,18 @@ fn grammars_without_measure() {
         let chain: String = (0..n).map(|i| format!("r{i}: r{}\n", i + 1)).collect();
         format!("start: r0\n{chain}r{n}: \"x\"\n")
     };
-    assert_eq!(survive(&bench, "rules", &Constraint::Lark(rules(300))), None);
-    assert_eq!(survive(&bench, "many rules", &Constraint::Lark(rules(1500))), None);
+    assert_eq!(
+        survive(&bench, "rules", &Constraint::Lark(rules(300))),
+        None
+    );
+    assert_eq!(
+        survive(&bench, "many rules", &Constraint::Lark(rules(1500))),
+        None
+    );
     too_large(&bench, "too many rules", &Constraint::Lark(rules(3000)));
-    let tokens: String = (0..900).map(|i| format!("T{i}: T{} | \"b\"\n", i + 1)).collect();
+    let tokens: String = (0..900)
+        .map(|i| format!("T{i}: T{} | \"b\"\n", i + 1))
+        .collect();
     for text in [
         "start: a\na: a a | \"x\"".to_owned(),
         "start: a*\na: b*\nb: a* \"x\"?".into(),
@@ -178,12 +241,22 @@ fn grammars_without_measure() {
         format!("start: {}", "\"a\"? ".repeat(1500)),
         format!("start: {}", "/a*/ ".repeat(1500)),
         format!("start: x\nx: {} \"b\"", "x? ".repeat(500)),
-        format!("start: %json {}", chain(60, |i| json!({"$ref": format!("#/$defs/d{i}")}))),
+        format!(
+            "start: %json {}",
+            chain(60, |i| json!({"$ref": format!("#/$defs/d{i}")}))
+        ),
     ] {
         let name: String = text.chars().take(40).collect();
         survive(&bench, &name, &Constraint::Lark(text.clone()));
     }
-    too_large(&bench, "schema in a grammar", &Constraint::Lark(format!("start: %json {}", chain(300, |i| json!({"$ref": format!("#/$defs/d{i}")})))));
+    too_large(
+        &bench,
+        "schema in a grammar",
+        &Constraint::Lark(format!(
+            "start: %json {}",
+            chain(300, |i| json!({"$ref": format!("#/$defs/d{i}")}))
+        )),
+    );
 }
 
 #[test]

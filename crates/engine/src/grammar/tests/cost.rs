@@ -32,9 +32,17 @@ fn masks_are_cheap() {
     let benches = [("49k", Bench::smollm()), ("262k", Bench::gemma())];
     for (name, bench) in benches.into_iter().filter_map(|(name, b)| Some((name, b?))) {
         let start = Instant::now();
-        let engine = GrammarEngine::new(Arc::clone(&bench.tokenizer), &bench.stops, bench.tokenizer.vocab_size()).unwrap();
+        let engine = GrammarEngine::new(
+            Arc::clone(&bench.tokenizer),
+            &bench.stops,
+            bench.tokenizer.vocab_size(),
+        )
+        .unwrap();
         println!("{name}: engine {:?}", start.elapsed());
-        for (what, constraint) in [("schema", Constraint::JsonSchema(invoice())), ("object", Constraint::JsonObject)] {
+        for (what, constraint) in [
+            ("schema", Constraint::JsonSchema(invoice())),
+            ("object", Constraint::JsonObject),
+        ] {
             let start = Instant::now();
             let first = engine.state(&constraint).unwrap();
             let compiled = start.elapsed();
@@ -64,8 +72,12 @@ fn masks_are_cheap() {
             let mean = masks.iter().sum::<Duration>() / masks.len() as u32;
             println!(
                 "{name} {what}: compiled in {compiled:?}; mask median {:?}, mean {mean:?}, p99 {:?}, most {:?}; accept and forced median {:?}, p99 {:?}; {} tokens, {forced} forced",
-                quantile(&mut masks, 0.5), quantile(&mut masks, 0.99), quantile(&mut masks, 1.0),
-                quantile(&mut others, 0.5), quantile(&mut others, 0.99), ids.len(),
+                quantile(&mut masks, 0.5),
+                quantile(&mut masks, 0.99),
+                quantile(&mut masks, 1.0),
+                quantile(&mut others, 0.5),
+                quantile(&mut others, 0.99),
+                ids.len(),
             );
         }
     }

@@ -11,7 +11,15 @@ fn schema(value: Value) -> Constraint {
 #[test]
 fn choices_are_literal_and_whole() {
     let bench = Bench::small();
-    let texts = ["a", "ab", "a.c", "x\"y\\z\n", "日本 🙂", "\u{7f}\t", "<|eot_id|>"];
+    let texts = [
+        "a",
+        "ab",
+        "a.c",
+        "x\"y\\z\n",
+        "日本 🙂",
+        "\u{7f}\t",
+        "<|eot_id|>",
+    ];
     let choice = Constraint::Choice(texts.map(str::to_owned).to_vec());
     for text in &texts[..6] {
         assert!(bench.takes(&choice, text), "{text:?}");
@@ -22,11 +30,18 @@ fn choices_are_literal_and_whole() {
     // A control token's name is text here, and the control token itself is not it.
     assert!(!bench.takes(&choice, "<|eot_id|>"));
     let mut state = bench.state(&choice);
-    let plain = bench.tokenizer.encode("<|eot_id|>", Specials::Plain).unwrap();
+    let plain = bench
+        .tokenizer
+        .encode("<|eot_id|>", Specials::Plain)
+        .unwrap();
     plain.into_iter().for_each(|id| state.accept(id).unwrap());
     assert!(state.is_finished());
     for wrong in [vec![], vec![String::new()], vec!["a".into(), String::new()]] {
-        assert!(bench.error(&Constraint::Choice(wrong)).contains("one or more texts"));
+        assert!(
+            bench
+                .error(&Constraint::Choice(wrong))
+                .contains("one or more texts")
+        );
     }
 }
 
@@ -35,7 +50,13 @@ fn regular_expressions_match_the_whole_text() {
     let bench = Bench::small();
     for pattern in ["[a-c]+x?", "^[a-c]+x?$"] {
         let regex = Constraint::Regex(pattern.into());
-        for (text, right) in [("abc", true), ("ax", true), ("abxx", false), ("x", false), ("", false)] {
+        for (text, right) in [
+            ("abc", true),
+            ("ax", true),
+            ("abxx", false),
+            ("x", false),
+            ("", false),
+        ] {
             assert_eq!(bench.takes(&regex, text), right, "{pattern} {text:?}");
         }
     }
@@ -44,7 +65,10 @@ fn regular_expressions_match_the_whole_text() {
     let slashes = Constraint::Regex("a/b\nc|^x$".into());
     assert!(bench.takes(&slashes, "a/b\nc") && bench.takes(&slashes, "x"));
     for wrong in ["", "^$", "(", "(?=a)b", r"(a)\1", "a{3,1}"] {
-        let error = bench.engine.state(&Constraint::Regex(wrong.into())).unwrap_err();
+        let error = bench
+            .engine
+            .state(&Constraint::Regex(wrong.into()))
+            .unwrap_err();
         assert!(matches!(error, Error::Invalid { .. }), "{wrong} {error}");
     }
 }
@@ -65,7 +89,12 @@ fn the_end_is_the_models_stop_token_and_nothing_else() {
     assert!(state.is_finished());
     for (constraint, text) in [
         (Constraint::Choice(vec!["ab".into()]), "ab"),
-        (schema(json!({"type": "object", "properties": {"a": {"type": "null"}}, "required": ["a"], "additionalProperties": false})), "{\"a\":null}"),
+        (
+            schema(
+                json!({"type": "object", "properties": {"a": {"type": "null"}}, "required": ["a"], "additionalProperties": false}),
+            ),
+            "{\"a\":null}",
+        ),
         (Constraint::JsonObject, "{}"),
     ] {
         let mut state = bench.state(&constraint);
@@ -97,9 +126,13 @@ fn whitespace_is_bounded() {
     assert!(bench.takes(&Constraint::JsonObject, pretty));
     assert!(bench.takes(&Constraint::JsonObject, "{\"a\":1, \"b\": 2}"));
     let newline = bench.tokenizer.encode("\n", Specials::Plain).unwrap()[0];
-    let space = (0..).find(|id| bench.tokenizer.token_bytes(*id) == Some(b" ")).unwrap();
+    let space = (0..)
+        .find(|id| bench.tokenizer.token_bytes(*id) == Some(b" "))
+        .unwrap();
     let mut state = bench.state(&Constraint::JsonObject);
-    state.accept(bench.tokenizer.encode("{", Specials::Plain).unwrap()[0]).unwrap();
+    state
+        .accept(bench.tokenizer.encode("{", Specials::Plain).unwrap()[0])
+        .unwrap();
     state.accept(newline).unwrap();
     let mut n = 0;
     while state.mask().unwrap().allows(space) {
@@ -118,8 +151,14 @@ fn what_schemas_cannot_have_is_named() {
     let bench = Bench::small();
     for (bad, what) in [
         (json!({"not": {"type": "string"}}), "\"not\""),
-        (json!({"type": "object", "properties": {"a": {"if": {}}}}), "\"if\""),
-        (json!({"type": "array", "uniqueItems": true}), "\"uniqueItems\""),
+        (
+            json!({"type": "object", "properties": {"a": {"if": {}}}}),
+            "\"if\"",
+        ),
+        (
+            json!({"type": "array", "uniqueItems": true}),
+            "\"uniqueItems\"",
+        ),
         (json!({"$defs": {"a": {"contains": {}}}}), "\"contains\""),
         (json!({"type": "string", "format": "color"}), "color"),
         (json!({"$ref": "https://example.com/schema"}), "example.com"),
@@ -131,11 +170,20 @@ fn what_schemas_cannot_have_is_named() {
         (json!(false), "must be an object"),
         (json!([]), "a schema is"),
         (json!({"type": "string", "pattern": "("}), "regex"),
-        (json!({"type": "string", "minLength": 3, "maxLength": 2}), "nothing fulfils it"),
-        (json!({"oneOf": [{"type": "integer"}, {"type": "integer", "minimum": 3}]}), "oneOf"),
+        (
+            json!({"type": "string", "minLength": 3, "maxLength": 2}),
+            "nothing fulfils it",
+        ),
+        (
+            json!({"oneOf": [{"type": "integer"}, {"type": "integer", "minimum": 3}]}),
+            "oneOf",
+        ),
         // Reached only by a reference: found all the same.
         (json!({"$ref": "#/x/y", "x": {"y": {"not": {}}}}), "not"),
-        (json!({"$ref": "#/x/y", "x": {"y": {"$ref": "http://example.com"}}}), "example.com"),
+        (
+            json!({"$ref": "#/x/y", "x": {"y": {"$ref": "http://example.com"}}}),
+            "example.com",
+        ),
     ] {
         let error = match bench.engine.state(&schema(bad.clone())) {
             Ok(_) => panic!("{bad} is taken"),
@@ -170,14 +218,40 @@ fn what_schemas_may_have_is_no_hindrance() {
 fn bounds_beyond_the_parsers_numbers_move_inwards() {
     let bench = Bench::small();
     for (bounds, right, wrong) in [
-        (json!({"type": "integer", "minimum": 0, "maximum": u64::MAX}), "9223372036854774784", "-1"),
-        (json!({"type": "integer", "minimum": i64::MIN, "maximum": i64::MAX}), "-5", "9223372036854775808"),
-        (json!({"type": "number", "minimum": -1e300, "exclusiveMaximum": 1e300}), "-5.5", "\"\""),
-        (json!({"type": "integer", "maximum": (1u64 << 53) + 1}), "9007199254740991", "9007199254740994"),
-        (json!({"type": "integer", "minimum": -(1i64 << 53) - 1}), "-9007199254740991", "-9007199254740994"),
+        (
+            json!({"type": "integer", "minimum": 0, "maximum": u64::MAX}),
+            "9223372036854774784",
+            "-1",
+        ),
+        (
+            json!({"type": "integer", "minimum": i64::MIN, "maximum": i64::MAX}),
+            "-5",
+            "9223372036854775808",
+        ),
+        (
+            json!({"type": "number", "minimum": -1e300, "exclusiveMaximum": 1e300}),
+            "-5.5",
+            "\"\"",
+        ),
+        (
+            json!({"type": "integer", "maximum": (1u64 << 53) + 1}),
+            "9007199254740991",
+            "9007199254740994",
+        ),
+        (
+            json!({"type": "integer", "minimum": -(1i64 << 53) - 1}),
+            "-9007199254740991",
+            "-9007199254740994",
+        ),
     ] {
-        assert!(bench.takes(&schema(bounds.clone()), right), "{bounds} {right}");
-        assert!(!bench.takes(&schema(bounds.clone()), wrong), "{bounds} {wrong}");
+        assert!(
+            bench.takes(&schema(bounds.clone()), right),
+            "{bounds} {right}"
+        );
+        assert!(
+            !bench.takes(&schema(bounds.clone()), wrong),
+            "{bounds} {wrong}"
+        );
     }
 }
 
@@ -188,7 +262,9 @@ fn a_text_that_the_vocabulary_cannot_spell_is_an_error() {
     let engine = GrammarEngine::new(Arc::clone(&small.tokenizer), &small.stops, 110).unwrap();
     let a = small.tokenizer.encode("a", Specials::Plain).unwrap()[0];
     assert!(a < 110);
-    let error = engine.state(&Constraint::Choice(vec!["€".into()])).unwrap_err();
+    let error = engine
+        .state(&Constraint::Choice(vec!["€".into()]))
+        .unwrap_err();
     assert!(matches!(error, Error::Invalid { .. }), "{error:?}");
     let mut state = engine.state(&Constraint::Regex("[ab]€".into())).unwrap();
     state.accept(a).unwrap();
@@ -199,7 +275,10 @@ fn a_text_that_the_vocabulary_cannot_spell_is_an_error() {
 
 #[test]
 fn forced_text_is_written_as_the_tokenizer_writes_it() {
-    for bench in [Some(Bench::small()), Bench::smollm(), Bench::gemma()].into_iter().flatten() {
+    for bench in [Some(Bench::small()), Bench::smollm(), Bench::gemma()]
+        .into_iter()
+        .flatten()
+    {
         let long = "the only thing that may be said";
         let mut state = bench.state(&Constraint::Choice(vec![long.into()]));
         let mut ids = Vec::new();
@@ -224,9 +303,14 @@ fn logits_may_be_wider_or_narrower_than_the_vocabulary() {
         let engine = GrammarEngine::new(Arc::clone(&small.tokenizer), &small.stops, width).unwrap();
         let mut state = engine.state(&Constraint::Regex("(.|\n)*".into())).unwrap();
         let most = state.mask().unwrap().iter().max().unwrap() as usize;
-        assert!(most < size.min(width) && most + 60 > size.min(width), "{most} {width}");
+        assert!(
+            most < size.min(width) && most + 60 > size.min(width),
+            "{most} {width}"
+        );
     }
-    let error = GrammarEngine::new(Arc::clone(&small.tokenizer), &[], 0).err().unwrap();
+    let error = GrammarEngine::new(Arc::clone(&small.tokenizer), &[], 0)
+        .err()
+        .unwrap();
     assert!(matches!(error, Error::Vocabulary { .. }));
     // Without a stop token the end is still known.
     let engine = GrammarEngine::new(Arc::clone(&small.tokenizer), &[], size).unwrap();
@@ -256,7 +340,11 @@ fn constraints_are_compiled_once_and_kept_within_bounds() {
         assert!(cache.len() <= 3);
     }
     assert!(cache.get("99").is_some() && cache.get("98").is_some() && cache.get("0").is_none());
-    cache.put("large".into(), llguidance::Matcher::new(Err(llguidance_error())), 2000);
+    cache.put(
+        "large".into(),
+        llguidance::Matcher::new(Err(llguidance_error())),
+        2000,
+    );
     assert!(cache.get("large").is_none() && cache.get("99").is_some());
 }
 

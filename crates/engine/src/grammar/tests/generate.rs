@@ -4,7 +4,9 @@ use serde_json::{Map, Value, json};
 
 use super::Random;
 
-const NAMES: [&str; 10] = ["a", "name", "größe", "日本", "a b", "q\"uote", "x/y", "$ref2", "🙂", "id"];
+const NAMES: [&str; 10] = [
+    "a", "name", "größe", "日本", "a b", "q\"uote", "x/y", "$ref2", "🙂", "id",
+];
 const PATTERNS: [&str; 8] = [
     "^[a-z]{2,5}$",
     "^\\d{3}-\\d{4}$",
@@ -15,7 +17,18 @@ const PATTERNS: [&str; 8] = [
     "[0-9]$",
     "^.{3}$",
 ];
-const FORMATS: [&str; 7] = ["date", "time", "date-time", "uuid", "ipv4", "email", "hostname"];
+const FORMATS: [&str; 10] = [
+    "ipv6",
+    "duration",
+    "uri",
+    "date",
+    "time",
+    "date-time",
+    "uuid",
+    "ipv4",
+    "email",
+    "hostname",
+];
 
 /// A schema, with definitions that its parts may refer to.
 pub fn schema(random: &mut Random) -> Value {
@@ -75,7 +88,9 @@ fn any(random: &mut Random, depth: usize, definitions: usize) -> Value {
 }
 
 fn list(random: &mut Random, depth: usize, definitions: usize) -> Vec<Value> {
-    (0..1 + random.below(3)).map(|_| any(random, depth, definitions)).collect()
+    (0..1 + random.below(3))
+        .map(|_| any(random, depth, definitions))
+        .collect()
 }
 
 fn value(random: &mut Random) -> Value {
@@ -98,7 +113,10 @@ fn values(random: &mut Random) -> Vec<Value> {
 fn number(random: &mut Random) -> Value {
     let mut schema = Map::new();
     let whole = random.chance(60);
-    schema.insert("type".into(), json!(if whole { "integer" } else { "number" }));
+    schema.insert(
+        "type".into(),
+        json!(if whole { "integer" } else { "number" }),
+    );
     let low = random.below(200) as i64 - 100;
     let high = low + random.below(300) as i64;
     if random.chance(60) {
@@ -107,10 +125,20 @@ fn number(random: &mut Random) -> Value {
     }
     if random.chance(60) {
         let key = *random.pick(&["maximum", "exclusiveMaximum"]);
-        schema.insert(key.into(), if whole { json!(high) } else { json!(high as f64 + 0.5) });
+        schema.insert(
+            key.into(),
+            if whole {
+                json!(high)
+            } else {
+                json!(high as f64 + 0.5)
+            },
+        );
     }
     if whole && random.chance(15) {
         schema.insert("multipleOf".into(), json!(1 + random.below(7)));
+        // The validator divides in f64.
+        schema.entry("minimum").or_insert(json!(low));
+        schema.entry("maximum").or_insert(json!(high));
     }
     Value::Object(schema)
 }
@@ -138,7 +166,9 @@ fn array(random: &mut Random, depth: usize, definitions: usize) -> Value {
     let mut schema = Map::from_iter([("type".to_owned(), json!("array"))]);
     schema.insert("items".into(), any(random, depth, definitions));
     if random.chance(30) {
-        let first: Vec<Value> = (0..1 + random.below(2)).map(|_| any(random, 0, 0)).collect();
+        let first: Vec<Value> = (0..1 + random.below(2))
+            .map(|_| any(random, 0, 0))
+            .collect();
         schema.insert("prefixItems".into(), json!(first));
     }
     let least = random.below(3);
@@ -157,7 +187,11 @@ fn object(random: &mut Random, depth: usize, definitions: usize) -> Value {
         let name = random.pick(&NAMES).to_string();
         properties.insert(name, any(random, depth, definitions));
     }
-    let required: Vec<String> = properties.keys().filter(|_| random.chance(50)).cloned().collect();
+    let required: Vec<String> = properties
+        .keys()
+        .filter(|_| random.chance(50))
+        .cloned()
+        .collect();
     let mut schema = Map::from_iter([
         ("type".to_owned(), json!("object")),
         ("properties".to_owned(), Value::Object(properties)),
@@ -169,7 +203,10 @@ fn object(random: &mut Random, depth: usize, definitions: usize) -> Value {
             schema.insert("additionalProperties".into(), any(random, 0, 0));
         }
         2 => {
-            schema.insert("patternProperties".into(), json!({"^p_[a-z]+$": any(random, 0, 0)}));
+            schema.insert(
+                "patternProperties".into(),
+                json!({"^p_[a-z]+$": any(random, 0, 0)}),
+            );
             schema.insert("additionalProperties".into(), json!(false));
         }
         _ => {

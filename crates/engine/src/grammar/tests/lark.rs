@@ -15,9 +15,15 @@ const CONTROL: &str = "<|start_header_id|>";
 fn a_call_must_come_after_a_control_token() {
     let bench = Bench::small();
     let constraint = lark(&format!("start: {CONTROL} %json {CALL}"));
-    assert!(bench.takes(&constraint, &format!(r#"{CONTROL}{{"name":"add","arguments":{{"x":1}}}}"#)));
+    assert!(bench.takes(
+        &constraint,
+        &format!(r#"{CONTROL}{{"name":"add","arguments":{{"x":1}}}}"#)
+    ));
     assert!(!bench.takes(&constraint, r#"{"name":"add","arguments":{"x":1}}"#));
-    assert!(!bench.takes(&constraint, &format!(r#"{CONTROL}{{"name":"sub","arguments":{{"x":1}}}}"#)));
+    assert!(!bench.takes(
+        &constraint,
+        &format!(r#"{CONTROL}{{"name":"sub","arguments":{{"x":1}}}}"#)
+    ));
     // The name as text is not the token.
     let mut state = bench.state(&constraint);
     let first = bench.tokenizer.encode("<", Specials::Plain).unwrap()[0];
@@ -30,41 +36,83 @@ fn a_call_must_come_after_a_control_token() {
 #[test]
 fn a_call_must_come_after_a_text() {
     let bench = Bench::small();
-    let constraint = lark(&format!("start: \"<tool_call>\\n\" %json {CALL} \"\\n</tool_call>\""));
-    assert!(bench.takes(&constraint, "<tool_call>\n{\"name\": \"add\", \"arguments\": {\"x\": -7}}\n</tool_call>"));
-    assert!(!bench.takes(&constraint, "<tool_call>\n{\"name\": \"add\"}\n</tool_call>"));
+    let constraint = lark(&format!(
+        "start: \"<tool_call>\\n\" %json {CALL} \"\\n</tool_call>\""
+    ));
+    assert!(bench.takes(
+        &constraint,
+        "<tool_call>\n{\"name\": \"add\", \"arguments\": {\"x\": -7}}\n</tool_call>"
+    ));
+    assert!(!bench.takes(
+        &constraint,
+        "<tool_call>\n{\"name\": \"add\"}\n</tool_call>"
+    ));
 }
 
 #[test]
 fn text_or_calls_with_a_control_token() {
     let bench = Bench::small();
-    let constraint = lark(&format!("start: TEXT? call*\ncall: {CONTROL} %json {CALL}\nTEXT: /(.|\\n)+/"));
+    let constraint = lark(&format!(
+        "start: TEXT? call*\ncall: {CONTROL} %json {CALL}\nTEXT: /(.|\\n)+/"
+    ));
     let call = format!(r#"{CONTROL}{{"name":"add","arguments":{{"x":1}}}}"#);
-    for right in ["", "Just text.\nMore {\"of\": it}", &call, &format!("Let me see. {call}"), &format!("{call}{call}")] {
+    for right in [
+        "",
+        "Just text.\nMore {\"of\": it}",
+        &call,
+        &format!("Let me see. {call}"),
+        &format!("{call}{call}"),
+    ] {
         assert!(bench.takes(&constraint, right), "{right}");
     }
-    for wrong in [CONTROL, &format!("text {CONTROL}"), &format!("{CONTROL}{{}}"), &format!("{call}text")] {
+    for wrong in [
+        CONTROL,
+        &format!("text {CONTROL}"),
+        &format!("{CONTROL}{{}}"),
+        &format!("{call}text"),
+    ] {
         assert!(!bench.takes(&constraint, wrong), "{wrong}");
     }
 }
 
 #[test]
 fn text_or_calls_with_a_text() {
-    for bench in [Some(Bench::small()), Bench::smollm()].into_iter().flatten() {
+    for bench in [Some(Bench::small()), Bench::smollm()]
+        .into_iter()
+        .flatten()
+    {
         let constraint = lark(&format!(
             "start: call* last\ncall: before \"\\n\" %json {CALL} \"\\n</tool_call>\"\nbefore[suffix=\"<tool_call>\"]: /(.|\\n)*/\nlast: LAST?\nLAST: ~(/(.|\\n)*/ \"<tool_call>\" /(.|\\n)*/) & /(.|\\n)+/"
         ));
         let call = "<tool_call>\n{\"name\": \"add\", \"arguments\": {\"x\": 12}}\n</tool_call>";
-        for right in ["", "Just text with <tool> and <tool_cal", call, &format!("Let me see.\n{call}"), &format!("{call}\n{call}"), &format!("{call} done")] {
+        for right in [
+            "",
+            "Just text with <tool> and <tool_cal",
+            call,
+            &format!("Let me see.\n{call}"),
+            &format!("{call}\n{call}"),
+            &format!("{call} done"),
+        ] {
             assert!(bench.takes(&constraint, right), "{right}");
         }
-        for wrong in ["<tool_call>", "text <tool_call>", "<tool_call>\n{}\n</tool_call>", "<tool_call>\n{\"name\": \"sub\"", &format!("{call}<tool_call>")] {
+        for wrong in [
+            "<tool_call>",
+            "text <tool_call>",
+            "<tool_call>\n{}\n</tool_call>",
+            "<tool_call>\n{\"name\": \"sub\"",
+            &format!("{call}<tool_call>"),
+        ] {
             assert!(!bench.takes(&constraint, wrong), "{wrong}");
         }
         let mut random = Random(5);
         for _ in 0..10 {
             let mut state = bench.state(&constraint);
-            bench.tokenizer.encode("So: <tool_call>", Specials::Plain).unwrap().into_iter().for_each(|id| state.accept(id).unwrap());
+            bench
+                .tokenizer
+                .encode("So: <tool_call>", Specials::Plain)
+                .unwrap()
+                .into_iter()
+                .for_each(|id| state.accept(id).unwrap());
             let text = walk(&bench, &mut state, &mut random, 400).expect("an end");
             let json = text.trim_start().split("\n</tool_call>").next().unwrap();
             let value: Value = serde_json::from_str(json).unwrap();
@@ -78,7 +126,10 @@ fn tokens_are_written_as_what_they_are() {
     let bench = Bench::small();
     let id = bench.tokenizer.id_of(CONTROL).unwrap();
     assert_eq!(token(&bench.tokenizer, CONTROL), format!("<[{id}]>"));
-    assert_eq!(token(&bench.tokenizer, "<tool_\"call>"), "\"<tool_\\u0022call>\"");
+    assert_eq!(
+        token(&bench.tokenizer, "<tool_\"call>"),
+        "\"<tool_\\u0022call>\""
+    );
     for name in [CONTROL, "<tool_\"call>\\\n"] {
         let constraint = lark(&format!("start: {} \"x\"", token(&bench.tokenizer, name)));
         assert!(bench.takes(&constraint, &format!("{name}x")), "{name}");
@@ -92,8 +143,14 @@ fn wrong_grammars_are_refused() {
         ("", "start"),
         ("start: <|nothing|>", "<|nothing|>"),
         ("start: %json {\"not\": {}}", "\"not\""),
-        ("start: %json {\"x-guidance\": {\"lenient\": true}}", "x-guidance"),
-        ("start: %json {\"$ref\": \"http://example.com\"}", "example.com"),
+        (
+            "start: %json {\"x-guidance\": {\"lenient\": true}}",
+            "x-guidance",
+        ),
+        (
+            "start: %json {\"$ref\": \"http://example.com\"}",
+            "example.com",
+        ),
         ("start: %json nonsense", "%json"),
         ("start: %json", "%json"),
         ("start: other", "other"),

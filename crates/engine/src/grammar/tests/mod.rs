@@ -84,7 +84,10 @@ impl Bench {
             return false;
         };
         let mask = state.mask().unwrap();
-        assert!(self.stops.iter().all(|id| mask.allows(*id) == end), "{text}");
+        assert!(
+            self.stops.iter().all(|id| mask.allows(*id) == end),
+            "{text}"
+        );
         end
     }
 }
@@ -115,7 +118,12 @@ impl Random {
 
 /// Random choices within the masks until nothing may follow or the answer ends; after `patience` tokens
 /// in a hurry. `None` when there is no end within `most`.
-fn walk(bench: &Bench, state: &mut GrammarState, random: &mut Random, most: usize) -> Option<String> {
+fn walk(
+    bench: &Bench,
+    state: &mut GrammarState,
+    random: &mut Random,
+    most: usize,
+) -> Option<String> {
     let mut ids = Vec::new();
     let patience = 10 + random.below(40);
     while !state.is_finished() {
@@ -125,7 +133,11 @@ fn walk(bench: &Bench, state: &mut GrammarState, random: &mut Random, most: usiz
         let forced = state.forced().unwrap();
         let mask = state.mask().unwrap().clone();
         if let Some(&first) = forced.first() {
-            assert_eq!(mask.iter().collect::<Vec<_>>(), [first], "a choice beside what is forced");
+            assert_eq!(
+                mask.iter().collect::<Vec<_>>(),
+                [first],
+                "a choice beside what is forced"
+            );
             for id in forced {
                 assert!(state.mask().unwrap().allows(id));
                 state.accept(id).unwrap();
@@ -134,7 +146,11 @@ fn walk(bench: &Bench, state: &mut GrammarState, random: &mut Random, most: usiz
             continue;
         }
         let allowed: Vec<u32> = mask.iter().collect();
-        assert!(allowed.iter().all(|id| (*id as usize) < bench.tokenizer.vocab_size()));
+        assert!(
+            allowed
+                .iter()
+                .all(|id| (*id as usize) < bench.tokenizer.vocab_size())
+        );
         let hurry = ids.len() > patience;
         let ends = bench.stops.iter().any(|id| mask.allows(*id));
         if ends && (hurry || random.chance(30)) {

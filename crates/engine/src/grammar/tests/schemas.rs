@@ -45,7 +45,9 @@ fn the_suites_instances_are_judged_alike() {
             for test in group["tests"].as_array().unwrap() {
                 let takes = bench.takes(&constraint, &test["data"].to_string());
                 match (takes, test["valid"] == true) {
-                    (true, false) => wrong.push(format!("{path:?} {} {}", group["schema"], test["data"])),
+                    (true, false) => {
+                        wrong.push(format!("{path:?} {} {}", group["schema"], test["data"]))
+                    }
                     (false, true) => {
                         println!("strict {} {}", group["schema"], test["data"]);
                         strict += 1;
@@ -55,6 +57,8 @@ fn the_suites_instances_are_judged_alike() {
             }
         }
     }
-    println!("{schemas} schemas, {refused} refused; {right} judged alike, {strict} valid ones not taken");
+    println!(
+        "{schemas} schemas, {refused} refused; {right} judged alike, {strict} valid ones not taken"
+    );
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
