@@ -58,7 +58,7 @@ fn a_real_models_answers_keep_their_form() {
     let answers = ask(&model, &requests);
     for answer in &answers {
         println!("{:?} {:?}", answer.text, answer.timings);
-        assert_eq!(answer.reason, FinishReason::Stop);
+        assert_eq!(answer.finish_reason, FinishReason::Stop);
     }
     let person: Value = serde_json::from_str(&answers[0].text).unwrap();
     let person = person.as_object().unwrap();
