@@ -25,7 +25,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Answer one prompt; the text goes to standard output as it comes.
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Compute recorded requests again; exit code 1 where one gives something else.
     Replay(ReplayArgs),
     /// Measure prefill, decode, load time and memory.
