@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
-use biplane::{BackendKind, DType, Device, IsqOverride, IsqType, ModelBuilder, OutputFormat};
+use anyhow::Context;
+use biplane::{
+    BackendKind, Constraint, DType, Device, IsqOverride, IsqType, ModelBuilder, OutputFormat,
+};
 use clap::{Args, Parser, Subcommand};
 
 use crate::engine_args::EngineArgs;
@@ -22,7 +25,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Answer one prompt; the text goes to standard output as it comes.
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Compute recorded requests again; exit code 1 where one gives something else.
     Replay(ReplayArgs),
     /// Measure prefill, decode, load time and memory.
@@ -181,12 +184,66 @@ pub struct RunArgs {
     #[arg(long, value_name = "FILE", conflicts_with = "raw")]
     pub chat_template: Option<PathBuf>,
 
+    #[command(flatten)]
+    pub form: FormArgs,
+
     /// Only the text: no figures on standard error.
     #[arg(short, long)]
     pub quiet: bool,
 
     /// The prompt; standard input when it is missing or `-`.
     pub prompt: Option<String>,
+}
+
+/// What the answer must be.
+#[derive(Debug, Default, Args)]
+#[group(multiple = false)]
+pub struct FormArgs {
+    /// JSON that fits a JSON Schema: a file, or the schema itself.
+    #[arg(long, value_name = "FILE|JSON")]
+    pub json_schema: Option<String>,
+
+    /// A JSON object.
+    #[arg(long)]
+    pub json_object: bool,
+
+    /// Text that a regular expression matches as a whole.
+    #[arg(long, value_name = "REGEX")]
+    pub regex: Option<String>,
+
+    /// Text of a Lark grammar, in llguidance's dialect.
+    #[arg(long, value_name = "FILE")]
+    pub lark: Option<PathBuf>,
+
+    /// One of these texts, separated by commas or in several of this option.
+    #[arg(long, value_name = "A,B…", value_delimiter = ',')]
+    pub choice: Vec<String>,
+}
+
+impl FormArgs {
+    /// The constraint that is asked for, if any.
+    pub fn constraint(self) -> anyhow::Result<Option<Constraint>> {
+        let read = |path: &std::path::Path| {
+            std::fs::read_to_string(path).with_context(|| format!("{}", path.display()))
+        };
+        Ok(if let Some(schema) = self.json_schema {
+            let inline = schema.trim_start().starts_with('{') || schema.trim() == "true";
+            let text = match inline {
+                true => schema,
+                false => read(schema.as_ref())?,
+            };
+            let schema = serde_json::from_str(&text).context("--json-schema: this is no JSON")?;
+            Some(Constraint::JsonSchema(schema))
+        } else if self.json_object {
+            Some(Constraint::JsonObject)
+        } else if let Some(path) = self.lark {
+            Some(Constraint::Lark(read(&path)?))
+        } else if !self.choice.is_empty() {
+            Some(Constraint::Choice(self.choice))
+        } else {
+            self.regex.map(Constraint::Regex)
+        })
+    }
 }
 
 /// Arguments of `biplane bench`.
@@ -360,6 +417,45 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    fn form(args: &[&str]) -> anyhow::Result<Option<Constraint>> {
+        let args = ["biplane", "run"].iter().chain(args).chain(&["prompt"]);
+        match Cli::try_parse_from(args)?.command {
+            Command::Run(run) => run.form.constraint(),
+            _ => unreachable!(),
+        }
+    }
+
+    #[test]
+    fn forms_of_answers_parse_and_exclude_each_other() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let path = file.path().to_str().unwrap();
+        assert_eq!(form(&[]).unwrap(), None);
+        let schema = Constraint::JsonSchema(serde_json::json!({"type": "null"}));
+        let text = r#" {"type": "null"}"#;
+        assert_eq!(
+            form(&["--json-schema", text]).unwrap(),
+            Some(schema.clone())
+        );
+        std::fs::write(path, text).unwrap();
+        assert_eq!(form(&["--json-schema", path]).unwrap(), Some(schema));
+        std::fs::write(path, "start: \"a\"").unwrap();
+        let lark = Constraint::Lark("start: \"a\"".into());
+        assert_eq!(form(&["--lark", path]).unwrap(), Some(lark));
+        assert!(form(&["--json-schema", path]).is_err());
+        assert!(form(&["--lark", "/no/such/file"]).is_err());
+        let object = form(&["--json-object"]).unwrap();
+        assert_eq!(object, Some(Constraint::JsonObject));
+        let regex = form(&["--regex", "a,b"]).unwrap();
+        assert_eq!(regex, Some(Constraint::Regex("a,b".into())));
+        let choice = Constraint::Choice(["a", "b c", "d"].map(str::to_owned).to_vec());
+        assert_eq!(
+            form(&["--choice", "a,b c", "--choice", "d"]).unwrap(),
+            Some(choice)
+        );
+        assert!(form(&["--json-object", "--regex", "a"]).is_err());
+        assert!(form(&["--choice", "a", "--lark", path]).is_err());
     }
 
     #[test]

@@ -40,7 +40,7 @@ fn main() -> ExitCode {
         .compact()
         .init();
     let result = match cli.command {
-        cli::Command::Run(args) => run::run(args).map(|()| ExitCode::SUCCESS),
+        cli::Command::Run(args) => run::run(*args).map(|()| ExitCode::SUCCESS),
         cli::Command::Replay(args) => replay::replay(args),
         cli::Command::Bench(args) => bench::bench(args),
         cli::Command::Quantize(args) => convert::quantize(args).map(|()| ExitCode::SUCCESS),

@@ -16,6 +16,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
         None => BackendKind::default_here()?,
     };
     let prompt = prompt(args.prompt.as_deref())?;
+    let constraint = args.form.constraint()?;
     let progress = Progress::new(args.quiet);
     let mut builder = progress.watch(args.model.builder(backend));
     if let Some(file) = &args.chat_template {
@@ -42,6 +43,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
     let events = model.submit(Request {
         sampling,
         max_tokens: args.max_tokens,
+        constraint,
         ..Request::new(tokens)
     })?;
     let (reason, timings) = print(events)?;

@@ -27,10 +27,14 @@ pub struct ChatRequest {
     /// The conversation so far.
     pub messages: Vec<Message>,
     /// Tools that the model may call. They are only described to it: who asks runs them.
+    ///
+    /// A strict one holds every answer to a grammar, in which nothing but a right call can be taken for
+    /// a call. For formats without marks (`llama`, `gemma`, `json`) text can then neither begin with a
+    /// bracket nor have fences of JSON.
     pub tools: Vec<ToolDefinition>,
     /// Which of them.
     pub tool_choice: ToolChoice,
-    /// Whether the model may call several at once.
+    /// Whether the model may call several at once; otherwise a grammar sees to it that it does not.
     pub parallel_tool_calls: bool,
     /// More variables for the chat template, as `enable_thinking`.
     pub template_variables: Map<String, Value>,

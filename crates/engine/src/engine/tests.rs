@@ -1,6 +1,7 @@
 //! The engine over a model that is a hash of its tokens: what depends on who else is served, or on
 //! what is kept, would show at once.
 
+mod constraints;
 mod fake;
 
 use std::{
@@ -65,10 +66,11 @@ impl<'a> Bench<'a> {
 
     fn submit(&mut self, request: Request) -> mpsc::Receiver<Event> {
         let (events, receiver) = mpsc::channel(outbox::EVENTS);
+        let grammar = request.constraint.as_ref().map(constraints::state);
         self.scheduler.counters.queued.fetch_add(1, Relaxed);
         self.scheduler.take(Job::Answer {
             request: Box::new(request),
-            grammar: None,
+            grammar,
             events,
             submitted: Instant::now(),
         });

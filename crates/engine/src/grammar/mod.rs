@@ -35,17 +35,20 @@
 //! TEXT: /(.|\n)+/
 //! ```
 //!
-//! The same where a *text* begins a call. A rule with `suffix` is the shortest text that ends with
-//! it, so that no `<tool_call>` can come without its call; the last text must be free of it, which
-//! `~(..)` says:
+//! The same where a *text* begins a call. A rule with `suffix` is the shortest text that ends with it,
+//! so that no `<tool_call>` can come without its call; the last text must be free of it, which `~(..)`
+//! says:
 //!
 //! ```text
 //! start: call* last
-//! call: before %json {"type": "object"} "\n</tool_call>"
-//! before[suffix="<tool_call>\n"]: /(.|\n)*/
+//! call: before "\n" %json {"type": "object"} "\n</tool_call>"
+//! before[suffix="<tool_call>"]: /(.|\n)*/
 //! last: LAST?
-//! LAST: ~(/(.|\n)*/ "<tool_call>" /(.|\n)*/)
+//! LAST: ~(/(.|\n)*/ "<tool_call>" /(.|\n)*/) & /(.|\n)+/
 //! ```
+//!
+//! Text of a control token is not part of an answer's text unless the request has `show_special`: who
+//! reads calls looks at the tokens' numbers.
 
 mod cache;
 mod compile;

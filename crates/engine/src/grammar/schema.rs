@@ -56,8 +56,38 @@ const MAP: &[&str] = &["$defs", "definitions", "patternProperties", "properties"
 /// Keywords whose value is data.
 const DATA: &[&str] = &["const", "default", "enum", "examples"];
 
-/// Whole numbers up to here are exact in the parser.
+/// Most digits after the point of `multipleOf`, and the largest number that several of them multiply to,
+/// in units of the last digit: the parser computes in 32 bits.
+const MOST_DIGITS: usize = 6;
+const MOST_MULTIPLE: f64 = 1e9;
+
+/// Formats that the parser takes wider than they are: a leap second at any time, 29 February in any year,
+/// names of any length. These have no leap seconds, no year 0, and no long or oddly hyphenated names.
+fn narrower(format: &str) -> Option<String> {
+    const YEAR: &str = "(?:[0-9]{3}[1-9]|[0-9]{2}[1-9][0-9]|[0-9][1-9][0-9]{2}|[1-9][0-9]{3})";
+    const LEAP: &str =
+        "(?:[0-9]{2}(?:0[48]|[2468][048]|[13579][26])|(?:0[48]|[2468][048]|[13579][26])00)";
+    const TIME: &str = "(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:[.][0-9]{1,9})?(?:Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])";
+    const HOST: &str = "[a-zA-Z0-9]{1,15}(?:-[a-zA-Z0-9]{1,15})?(?:[.][a-zA-Z0-9]{1,15}(?:-[a-zA-Z0-9]{1,15})?){0,6}";
+    const ATOM: &str = "[a-zA-Z0-9!#$%&'*+/=?^_`{|}~-]{1,30}";
+    let date = format!(
+        "(?:{YEAR}-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])|(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)|02-(?:0[1-9]|1[0-9]|2[0-8]))|{LEAP}-02-29)"
+    );
+    match format {
+        "date" => Some(format!("^{date}$")),
+        "time" => Some(format!("^{TIME}$")),
+        "hostname" => Some(format!("^{HOST}$")),
+        "email" => Some(format!("^{ATOM}(?:[.]{ATOM})?@{HOST}$")),
+        "date-time" => Some(format!("^{date}T{TIME}$")),
+        _ => None,
+    }
+}
+
+/// Whole numbers below this are exact in the parser.
 const EXACT: f64 = 9_007_199_254_740_992.0;
+
+/// The greatest bound: the parser's are 64 bits wide.
+const FARTHEST: f64 = 9_223_372_036_854_774_784.0;
 
 /// The schema as the parser takes it.
 pub(super) fn prepare(schema: &Value) -> Result<Value> {
@@ -66,7 +96,9 @@ pub(super) fn prepare(schema: &Value) -> Result<Value> {
         Value::Bool(true) => json!({}),
         other => other.clone(),
     };
-    rewrite(&mut schema)?;
+    let mut multiples = Vec::new();
+    rewrite(&mut schema, &mut multiples)?;
+    bound_multiples(multiples)?;
     follow(&schema)?;
     let mut costs = Costs {
         root: &schema,
@@ -140,7 +172,7 @@ fn measure(schema: &Value) -> Result<()> {
 }
 
 /// Refuses what is not supported, and takes out what says nothing.
-fn rewrite(schema: &mut Value) -> Result<()> {
+fn rewrite(schema: &mut Value, multiples: &mut Vec<f64>) -> Result<()> {
     let object = match schema {
         Value::Bool(_) => return Ok(()),
         Value::Object(object) => object,
@@ -154,6 +186,19 @@ fn rewrite(schema: &mut Value) -> Result<()> {
     if object.get("uniqueItems") == Some(&Value::Bool(false)) {
         object.remove("uniqueItems");
     }
+    if let Some(Value::String(format)) = object.get("format")
+        && let Some(pattern) = narrower(format)
+    {
+        object.remove("format");
+        let narrow = json!({"type": ["string", "number", "boolean", "null", "array", "object"], "pattern": pattern});
+        match object.get("pattern") {
+            None => drop(object.insert("pattern".into(), json!(pattern))),
+            Some(_) => match object.entry("allOf").or_insert_with(|| json!([])) {
+                Value::Array(all) => all.push(narrow),
+                _ => return Err(invalid("\"allOf\" must be a list".into())),
+            },
+        }
+    }
     for (key, value) in object.iter_mut() {
         let key = key.as_str();
         if UNSUPPORTED.contains(&key) {
@@ -165,26 +210,47 @@ fn rewrite(schema: &mut Value) -> Result<()> {
                     "nothing is fetched for the reference {to:?}; write the schema into \"$defs\" and refer to it by \"#/$defs/..\""
                 )));
             }
-            ("const" | "enum" | "multipleOf", data) => exact(data)?,
-            ("minimum" | "exclusiveMinimum", bound) => inwards(bound, f64::next_up),
-            ("maximum" | "exclusiveMaximum", bound) => inwards(bound, f64::next_down),
+            ("const" | "enum", data) => exact(data)?,
+            ("multipleOf", Value::Number(n)) => multiples.extend(n.as_f64()),
+            ("minimum" | "exclusiveMinimum", bound) => inwards(bound, -1.0),
+            ("maximum" | "exclusiveMaximum", bound) => inwards(bound, 1.0),
             (key, Value::Array(items)) if LIST.contains(&key) || key == "items" => {
-                items.iter_mut().try_for_each(rewrite)?;
+                items
+                    .iter_mut()
+                    .try_for_each(|one| rewrite(one, multiples))?;
             }
             (key, Value::Object(members)) if MAP.contains(&key) => {
-                members.values_mut().try_for_each(rewrite)?;
+                members
+                    .values_mut()
+                    .try_for_each(|one| rewrite(one, multiples))?;
             }
-            (key, one) if ONE.contains(&key) => rewrite(one)?,
+            (key, one) if ONE.contains(&key) => rewrite(one, multiples)?,
             _ => {}
         }
     }
     Ok(())
 }
 
+/// Several of `multipleOf` may meet in one number, which is then a multiple of their product.
+fn bound_multiples(mut multiples: Vec<f64>) -> Result<()> {
+    multiples.sort_by(f64::total_cmp);
+    multiples.dedup();
+    let digits = |f: &f64| f.to_string().split_once('.').map_or(0, |(_, d)| d.len());
+    let most = multiples.iter().map(digits).max().unwrap_or(0);
+    let scale = 10f64.powi(most.min(i32::MAX as usize) as i32);
+    let product: f64 = multiples.iter().map(|f| f.abs() * scale).product();
+    match most > MOST_DIGITS || product > MOST_MULTIPLE {
+        true => Err(invalid(
+            "\"multipleOf\" has too many digits; write fewer or leave it out".into(),
+        )),
+        false => Ok(()),
+    }
+}
+
 /// Numbers are the parser's `f64`: one that is not would silently be another.
 fn exact(data: &Value) -> Result<()> {
     match data {
-        Value::Number(n) if !n.is_f64() && n.as_f64().is_none_or(|f| f.abs() > EXACT) => {
+        Value::Number(n) if !n.is_f64() && n.as_f64().is_none_or(|f| f.abs() >= EXACT) => {
             Err(invalid(format!(
                 "the number {n} is beyond ±2^53; write it as a string"
             )))
@@ -195,13 +261,16 @@ fn exact(data: &Value) -> Result<()> {
     }
 }
 
-/// A bound that the parser cannot hold moves to the next number within.
-fn inwards(bound: &mut Value, step: fn(f64) -> f64) {
-    if let Value::Number(n) = bound
-        && !n.is_f64()
-        && let Some(f) = n.as_f64().filter(|f| f.abs() > EXACT)
-    {
-        *bound = json!(step(f));
+/// A bound that the parser cannot hold moves to a number within; `side` is 1 for an upper one.
+fn inwards(bound: &mut Value, side: f64) {
+    let Value::Number(n) = bound else { return };
+    let Some(f) = n.as_f64().map(|f| f * side) else {
+        return;
+    };
+    if f >= FARTHEST {
+        *bound = json!(FARTHEST * side);
+    } else if !n.is_f64() && f.abs() >= EXACT {
+        *bound = json!(f.next_down() * side);
     }
 }
 

@@ -7,14 +7,14 @@ use crate::sampling::TokenMask;
 
 /// Where an answer is in its grammar, and what may come next.
 pub struct GrammarState {
-    matcher: Matcher,
+    matcher: Box<Matcher>,
     mask: Option<TokenMask>,
 }
 
 impl GrammarState {
     pub(super) fn new(matcher: Matcher) -> Self {
         GrammarState {
-            matcher,
+            matcher: Box::new(matcher),
             mask: None,
         }
     }

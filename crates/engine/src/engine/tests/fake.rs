@@ -10,7 +10,7 @@ use biplane_models::{
     CacheSpec, Error, ModelInfo, ModelRunner, Result, SlotId, SpanOutput, StepPlan, Want,
 };
 
-pub const VOCAB: usize = 400;
+pub const VOCAB: usize = 512;
 pub const STOP: u32 = 2;
 pub const CONTEXT: usize = 2048;
 pub const BYTES_PER_TOKEN: usize = 8;

@@ -91,7 +91,7 @@ fn nesting() {
     let bench = Bench::small();
     let mut schema = json!({"type": "null"});
     for _ in 0..10_000 {
-        schema = json!({"type": "array", "items": schema});
+        schema = Value::Object([("items".to_owned(), schema)].into_iter().collect());
     }
     // A schema from a file could not be as deep; one from a program can.
     let constraint = Constraint::JsonSchema(schema);

@@ -126,10 +126,8 @@ fn whitespace_is_bounded() {
     assert!(bench.takes(&Constraint::JsonObject, pretty));
     assert!(bench.takes(&Constraint::JsonObject, "{\"a\":1, \"b\": 2}"));
     let newline = bench.tokenizer.encode("\n", Specials::Plain).unwrap()[0];
-    let space = bench.tokenizer.encode("a b", Specials::Plain).unwrap();
-    let space = *space
-        .iter()
-        .find(|id| bench.tokenizer.token_bytes(**id) == Some(b" "))
+    let space = (0..)
+        .find(|id| bench.tokenizer.token_bytes(*id) == Some(b" "))
         .unwrap();
     let mut state = bench.state(&Constraint::JsonObject);
     state
@@ -187,7 +185,10 @@ fn what_schemas_cannot_have_is_named() {
             "example.com",
         ),
     ] {
-        let error = bench.engine.state(&schema(bad.clone())).unwrap_err();
+        let error = match bench.engine.state(&schema(bad.clone())) {
+            Ok(_) => panic!("{bad} is taken"),
+            Err(error) => error,
+        };
         assert!(matches!(error, Error::Invalid { .. }), "{bad} {error:?}");
         assert!(error.to_string().contains(what), "{bad} {error}");
     }
@@ -211,6 +212,65 @@ fn what_schemas_may_have_is_no_hindrance() {
     assert!(bench.takes(&constraint, r#"{"uniqueItems":[],"if":"y","$ref":true}"#));
     assert!(!bench.takes(&constraint, r#"{"uniqueItems":[],"if":"z"}"#));
     assert!(!bench.takes(&constraint, r#"{"if":"x"}"#));
+}
+
+#[test]
+fn bounds_beyond_the_parsers_numbers_move_inwards() {
+    let bench = Bench::small();
+    for (bounds, right, wrong) in [
+        (
+            json!({"type": "integer", "minimum": 0, "maximum": u64::MAX}),
+            "9223372036854774784",
+            "-1",
+        ),
+        (
+            json!({"type": "integer", "minimum": i64::MIN, "maximum": i64::MAX}),
+            "-5",
+            "9223372036854775808",
+        ),
+        (
+            json!({"type": "number", "minimum": -1e300, "exclusiveMaximum": 1e300}),
+            "-5.5",
+            "\"\"",
+        ),
+        (
+            json!({"type": "integer", "maximum": (1u64 << 53) + 1}),
+            "9007199254740991",
+            "9007199254740994",
+        ),
+        (
+            json!({"type": "integer", "minimum": -(1i64 << 53) - 1}),
+            "-9007199254740991",
+            "-9007199254740994",
+        ),
+    ] {
+        assert!(
+            bench.takes(&schema(bounds.clone()), right),
+            "{bounds} {right}"
+        );
+        assert!(
+            !bench.takes(&schema(bounds.clone()), wrong),
+            "{bounds} {wrong}"
+        );
+    }
+}
+
+#[test]
+fn a_text_that_the_vocabulary_cannot_spell_is_an_error() {
+    let small = Bench::small();
+    // Without the tokens of most bytes.
+    let engine = GrammarEngine::new(Arc::clone(&small.tokenizer), &small.stops, 110).unwrap();
+    let a = small.tokenizer.encode("a", Specials::Plain).unwrap()[0];
+    assert!(a < 110);
+    let error = engine
+        .state(&Constraint::Choice(vec!["€".into()]))
+        .unwrap_err();
+    assert!(matches!(error, Error::Invalid { .. }), "{error:?}");
+    let mut state = engine.state(&Constraint::Regex("[ab]€".into())).unwrap();
+    state.accept(a).unwrap();
+    let forced = state.forced();
+    assert!(forced.as_ref().map_or(true, Vec::is_empty), "{forced:?}");
+    assert_eq!(state.mask().unwrap_err(), Error::Stuck);
 }
 
 #[test]

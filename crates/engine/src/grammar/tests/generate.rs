@@ -17,7 +17,10 @@ const PATTERNS: [&str; 8] = [
     "[0-9]$",
     "^.{3}$",
 ];
-const FORMATS: [&str; 7] = [
+const FORMATS: [&str; 10] = [
+    "ipv6",
+    "duration",
+    "uri",
     "date",
     "time",
     "date-time",
@@ -133,6 +136,9 @@ fn number(random: &mut Random) -> Value {
     }
     if whole && random.chance(15) {
         schema.insert("multipleOf".into(), json!(1 + random.below(7)));
+        // The validator divides in f64.
+        schema.entry("minimum").or_insert(json!(low));
+        schema.entry("maximum").or_insert(json!(high));
     }
     Value::Object(schema)
 }
