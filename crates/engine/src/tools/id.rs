@@ -42,6 +42,6 @@ mod tests {
         assert_eq!(ids.len(), 10_000);
         let shape = |id: &String| id.len() == 9 && id.chars().all(|c| c.is_ascii_alphanumeric());
         assert!(ids.iter().all(shape));
-        assert!(STEP % 2 == 1 && STEP % 31 != 0);
+        const { assert!(STEP % 2 == 1 && !STEP.is_multiple_of(31)) };
     }
 }
