@@ -131,6 +131,7 @@ export async function whenReady(signal, report) {
 async function persist(path, init, report) {
   for (let tries = 1; ; tries++) {
     const used = key();
+    report({ state: "asked" });
     const response = await send(path, init);
     if (response.ok) {
       report({ state: "ready" });

@@ -39,13 +39,11 @@ export class Run {
         stream_options: { include_usage: true },
         ...requestFields(),
       };
-      this.#started = performance.now();
-      this.view?.wait({ state: "asked" });
       const response = await complete(request, signal, (state) => {
-        this.view?.wait(state.state === "ready" ? { state: "asked" } : state);
+        if (state.state !== "ready") this.view?.wait(state);
         this.report(state);
-        // Waiting for the model to load is not the model's time.
-        this.#started = performance.now();
+        // Waiting for the model to load is not the model's time: it counts from the last asking.
+        if (state.state === "asked") this.#started = performance.now();
       });
       for await (const chunk of chunks(response)) this.#take(chunk);
       if (!this.#reason) node.note = "The connection ended before the answer was complete.";
