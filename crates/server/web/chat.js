@@ -5,6 +5,8 @@ import { requestMessages } from "./tree.js";
 import { requestFields } from "./settings.js";
 
 const SAVE_EVERY_MS = 2000;
+// A burst that came at once says nothing about the model's speed.
+const SHORTEST_S = 0.01;
 
 /** Runs the request for an answer's node until it is done, failed or stopped. `view` may be set and taken away. */
 export class Run {
@@ -151,7 +153,7 @@ export class Run {
       prompt: timings.prompt_n !== undefined && usage.prompt_tokens === undefined ? timings.prompt_n + (timings.cached_n ?? 0) : usage.prompt_tokens,
       cached: timings.cached_n ?? usage.prompt_tokens_details?.cached_tokens,
       predicted,
-      rate: timings.predicted_per_second ?? (predicted > 1 && seconds > 0 ? (predicted - 1) / seconds : undefined),
+      rate: timings.predicted_per_second ?? (predicted > 1 && seconds > SHORTEST_S ? (predicted - 1) / seconds : undefined),
       promptRate: timings.prompt_per_second,
       first: timings.time_to_first_token_ms ?? this.#first - this.#started,
       guessed: counted === undefined ? 1 : undefined,

@@ -18,6 +18,8 @@ const LONGEST_UNDECIDED = 8000;
 const DEEPEST = 24;
 
 const indentOf = (text) => text.length - text.trimStart().length;
+// Bullets of all kinds make one list, as models mix them; "1." and "1)" make two.
+const markOf = (item) => (item[2] === undefined ? "" : item[1].at(-1));
 const itemOf = (text) => (RULE.test(text) ? null : ITEM.exec(text));
 
 /** Draws a text into `root` as it comes: `push` pieces, then `end`. */
@@ -138,7 +140,7 @@ export class Markdown {
     if (this.#leaf?.kind === "table" && text.includes("|") && !starts && all) return this.#leaf.row(cells(text));
     const next = this.#stack[depth];
     const item = itemOf(text);
-    const list = next?.kind === "item" && item && next.ordered === (item[2] !== undefined) ? next.list : null;
+    const list = next?.kind === "item" && item && next.mark === markOf(item) ? next.list : null;
     this.#closeLeaf();
     this.#stack.length = depth;
     this.#open(text, indentOf(rest), list);
@@ -201,7 +203,7 @@ export class Markdown {
     }
     const element = h("li");
     list.append(element);
-    this.#stack.push({ kind: "item", element, list, ordered, column });
+    this.#stack.push({ kind: "item", element, list, mark: markOf(match), column });
   }
 
   #container(box) {

@@ -187,7 +187,8 @@ export class MessageView {
     const note = node.note ?? (node.role === "assistant" && !node.done ? "This answer is not complete." : null);
     if (error) this.foot.append(error);
     if (note) this.foot.append(h("div", { class: "note" }, note));
-    const row = h("div", { class: "tools" });
+    const figures = node.role === "assistant" ? figuresOf(node) : "";
+    const row = h("div", { class: "tools" }, figures ? h("span", { class: "figures" }, figures) : null);
     if (count > 1) {
       const left = iconButton("left", "Previous version", () => actions.step(node, -1), { disabled: index === 0 });
       const right = iconButton("right", "Next version", () => actions.step(node, 1), { disabled: index === count - 1 });
@@ -198,8 +199,6 @@ export class MessageView {
     if (node.role === "user") row.append(iconButton("edit", "Edit", () => actions.edit(node)));
     else row.append(iconButton("again", "Answer again", () => actions.again(node)));
     row.append(iconButton("trash", "Delete", () => actions.remove(node)));
-    const figures = node.role === "assistant" ? figuresOf(node) : "";
-    if (figures) row.append(h("span", { class: "figures" }, figures));
     this.foot.append(row);
   }
 
