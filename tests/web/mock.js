@@ -134,11 +134,11 @@ async function answer(last, asked, response, open, state) {
     await say("As far as it goes");
     finish = "length";
   } else if (last.startsWith("bare")) {
-    await say("one two three four five", 5);
+    await say("one two three four five", 40);
     send(frame({}, "stop"));
     return response.end("data: [DONE]\n\n");
   } else if (last.startsWith("usage")) {
-    await say("one two three", 5);
+    await say("one two three", 40);
     timings = undefined;
   } else if (state.reply) await say(state.reply);
   else await say(`You said: ${last.slice(0, 200)}`, 2);
