@@ -88,6 +88,11 @@ function askKey(message, used) {
       event.preventDefault();
       const value = input.value.trim();
       if (!value) return;
+      // Anything else cannot stand in a header.
+      if (!/^[\x21-\x7e]+$/.test(value)) {
+        byId("key-message").textContent = "A key holds letters, digits and signs of ASCII only.";
+        return;
+      }
       keep(value);
       dialog.close("ok");
     };

@@ -13,6 +13,9 @@ const input = byId("composer-input");
 const runs = new Map();
 let conversation = null;
 let savedOnce = Promise.resolve();
+let asked = 0;
+// Deleted here: an answer that ends late must not write its conversation again.
+const removed = new Set();
 
 const thread = new Thread({ edit, again, remove: removeMessage, step }, (node) => [...runs.values()].find((run) => run.node === node));
 const sidebar = new Sidebar({ open: (head) => open(head.id), rename, exportOne: (head) => exportAs(head.id), remove: removeConversation });
@@ -23,7 +26,7 @@ function guard(promise) {
 
 /** Writes in order; a later state never overtakes an earlier one. */
 function save(what) {
-  savedOnce = savedOnce.then(() => guard(store.save(what).then(refreshList)));
+  savedOnce = savedOnce.then(() => !removed.has(what.id) && guard(store.save(what).then(refreshList)));
   return savedOnce;
 }
 
@@ -54,13 +57,17 @@ function show(next, { address = true } = {}) {
 }
 
 function newChat() {
+  asked++;
   sidebar.drawer(false);
   show(tree.newConversation(defaultSystem()));
   input.focus();
 }
 
 async function open(id, options) {
+  const mine = ++asked;
   const found = runs.get(id)?.conversation ?? (await store.load(id));
+  // Another one was chosen while this one was read.
+  if (mine !== asked) return;
   if (!found) return show(tree.newConversation(defaultSystem()), options);
   sidebar.drawer(false);
   show(found, options);
@@ -114,7 +121,9 @@ function edit(node) {
 
 function again(node) {
   if (!idle()) return;
-  answer(conversation.nodes[node.parent]);
+  const question = conversation.nodes[node.parent];
+  if (question) answer(question);
+  else toast("There is no question before this answer.");
 }
 
 function step(node, by) {
@@ -150,13 +159,15 @@ async function rename(head, title) {
 }
 
 async function removeConversation(head) {
-  runs.get(head.id)?.stop();
+  const run = runs.get(head.id);
+  run?.stop();
   await savedOnce;
-  const kept = conversation.id === head.id ? conversation : await store.load(head.id);
+  const kept = run?.conversation ?? (conversation.id === head.id ? conversation : await store.load(head.id));
+  removed.add(head.id);
   await guard(store.remove(head.id));
   if (conversation.id === head.id) show(tree.newConversation(defaultSystem()));
   else await guard(refreshList());
-  toast(`Deleted “${head.title || "New chat"}”.`, { label: "Undo", run: () => kept && save(kept) });
+  toast(`Deleted “${head.title || "New chat"}”.`, { label: "Undo", run: () => (removed.delete(head.id), kept && save(kept)) });
 }
 
 async function exportAs(id) {

@@ -14,6 +14,8 @@ const NUMBERS = [
 function read() {
   try {
     const value = JSON.parse(prefs.get("settings") ?? "{}");
+    // What was stored may be from another version of the page: all of it is readable, or none of it counts.
+    if (value?.schema) JSON.parse(value.schema);
     return value !== null && typeof value === "object" && !Array.isArray(value) ? value : {};
   } catch {
     return {};

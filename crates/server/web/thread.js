@@ -45,8 +45,12 @@ export class Thread {
 
   /** Draws all anew, as for another conversation. */
   reset(conversation) {
+    const top = this.scroller.scrollTop;
+    const pinned = this.#pinned;
     this.sync({ nodes: {}, pick: {} });
+    this.#pinned = pinned;
     this.sync(conversation);
+    if (!pinned) this.scroller.scrollTop = top;
   }
 
   /** The view of a node that is shown. */
