@@ -81,7 +81,7 @@ test("hostile output is inert", async () => {
 test("a giant answer is drawn to its end, and its work grows with its length only", async () => {
   await say(page, "giant");
   assert.match(await lastAnswer(page).innerText(), /THE END\s/);
-  // Counts the nodes made for n and 2n paragraphs' text in one block and in many: a square would show as four times.
+  // Counts the nodes made for a text and for one of twice its length, in one block and in many: a square would show as four times.
   const made = (text) =>
     page.evaluate(async (text) => {
       const { Markdown } = await import("/markdown.js");
@@ -101,7 +101,7 @@ test("a giant answer is drawn to its end, and its work grows with its length onl
       return count;
     }, text);
   for (const piece of ["Some *words* and `code`. ", "Some *words*.\n\n", "- item\n", "| a | b |\n|---|---|\n", "```js\nlet x = 1;\n```\n", "*a **b `c "]) {
-    const [one, two] = [await made(piece.repeat(2000)), await made(piece.repeat(4000))];
+    const [one, two] = [await made(piece.repeat(600)), await made(piece.repeat(1200))];
     assert.ok(two < 2.5 * one, `${JSON.stringify(piece)}: ${one} then ${two}`);
   }
 });
