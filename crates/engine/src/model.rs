@@ -89,6 +89,14 @@ impl Model {
         self.inner.engine.is_alive()
     }
 
+    /// Waits until the engine has ended, and all it writes is written (a prompt cache, a recording);
+    /// at once where a clone keeps the model. Streams under way come to their end first.
+    pub async fn close(self) {
+        if let Some(inner) = Arc::into_inner(self.inner) {
+            inner.engine.close().await;
+        }
+    }
+
     /// What is known of the model.
     pub fn info(&self) -> &ModelInfo {
         &self.inner.engine.info

@@ -37,6 +37,11 @@ pub struct ModelInfo {
 }
 
 impl ModelInfo {
+    /// Whether some layer has a sliding window, and forgets what is older.
+    pub fn is_windowed(&self) -> bool {
+        self.caches.iter().any(|c| c.window.is_some())
+    }
+
     /// Most bytes of KV cache for a sequence of `tokens` that grows by at most `chunk` a step: layers
     /// with a sliding window stop growing.
     pub fn kv_bytes(&self, tokens: usize, chunk: usize) -> usize {

@@ -18,7 +18,11 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
     let prompt = prompt(args.prompt.as_deref())?;
     let constraint = args.form.constraint()?;
     let progress = Progress::new(args.quiet);
-    let mut builder = progress.watch(args.model.builder(backend));
+    let builder = args
+        .model
+        .builder(backend)
+        .with_engine(args.engine.config());
+    let mut builder = progress.watch(builder);
     if let Some(file) = &args.chat_template {
         let template =
             std::fs::read_to_string(file).with_context(|| format!("{}", file.display()))?;
@@ -50,6 +54,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
     if !args.quiet {
         figures(&model, reason, &timings);
     }
+    futures::executor::block_on(model.close());
     Ok(())
 }
 

@@ -159,10 +159,9 @@ impl Scheduler<'_> {
     }
 
     /// Where to keep copies of a sequence whose layers forget: where it parted from others although
-    /// nothing could be used, and at regular distances.
+    /// nothing could be used, at regular distances, and at the prompt's end.
     fn branches(&self, sequence: &Sequence, computed: usize, parted: usize) -> Vec<usize> {
-        let windowed = self.runner.info().caches.iter().any(|c| c.window.is_some());
-        if !windowed {
+        if !self.runner.info().is_windowed() {
             return Vec::new();
         }
         let end = sequence.tokens.len();
@@ -170,6 +169,7 @@ impl Scheduler<'_> {
         if parted >= computed + WORTH {
             at.push(parted);
         }
+        at.push(end);
         at.sort_unstable();
         at.dedup();
         at.retain(|n| *n > computed);

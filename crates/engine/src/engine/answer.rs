@@ -339,7 +339,8 @@ impl Answer {
             m.finished += 1;
             m.cancelled += u64::from(reason == FinishReason::Cancelled);
         });
-        self.outbox.send(Event::Done {
+        // It is sent when all is done that a reader may look for after it, as a recording.
+        self.outbox.hold(Event::Done {
             text: rest,
             reason,
             timings: self.timings,
@@ -351,6 +352,6 @@ impl Answer {
             m.finished += 1;
             m.failed += 1;
         });
-        self.outbox.send(Event::Failed(error));
+        self.outbox.hold(Event::Failed(error));
     }
 }

@@ -21,13 +21,13 @@ mod tests;
 use std::{
     collections::HashSet,
     panic::AssertUnwindSafe,
-    sync::{Arc, Weak, atomic::Ordering::Relaxed, mpsc as std_mpsc},
+    sync::{Arc, atomic::Ordering::Relaxed, mpsc as std_mpsc},
     thread,
     time::Instant,
 };
 
 use biplane_models::{ModelInfo, ModelRunner};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     Error, Event, Request, Result,
@@ -53,8 +53,8 @@ const LEAST_MEMORY: usize = 64 << 20;
 #[derive(Clone)]
 pub(crate) struct Engine {
     jobs: std_mpsc::Sender<Job>,
-    /// Held by the thread as long as it runs.
-    alive: Weak<()>,
+    /// Its other end is the thread's, as long as it runs.
+    alive: watch::Receiver<()>,
     counters: Arc<Counters>,
     max_queue: usize,
     pub info: Arc<ModelInfo>,
@@ -89,7 +89,16 @@ impl Engine {
 
     /// Whether the thread still runs.
     pub fn is_alive(&self) -> bool {
-        self.alive.strong_count() > 0
+        self.alive.has_changed().is_ok()
+    }
+
+    /// Lets the engine go; waits until its thread has ended, unless another handle keeps it.
+    pub async fn close(self) {
+        let Engine {
+            jobs, mut alive, ..
+        } = self;
+        drop(jobs);
+        let _ = alive.changed().await;
     }
 
     /// Queues a request; its events come through the channel. Dropping the channel cancels it.
@@ -174,10 +183,10 @@ fn run(setup: Setup, ready: oneshot::Sender<Result<Engine>>) {
         return;
     };
     let (jobs, queue) = std_mpsc::channel();
-    let running = Arc::new(());
+    let (running, alive) = watch::channel(());
     let engine = Engine {
         jobs,
-        alive: Arc::downgrade(&running),
+        alive,
         counters: Arc::new(Counters::new()),
         max_queue: config.max_queue,
         info: Arc::new(runner.info().clone()),
@@ -192,6 +201,7 @@ fn run(setup: Setup, ready: oneshot::Sender<Result<Engine>>) {
         }
         Err(error) => drop(ready.send(Err(error))),
     }
+    drop(running);
 }
 
 /// Half of what is free once the weights are there.

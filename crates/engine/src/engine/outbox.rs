@@ -38,6 +38,11 @@ impl Outbox {
         self.flush();
     }
 
+    /// Sends with the next [`Self::flush`].
+    pub fn hold(&mut self, event: Event) {
+        self.waiting.push_back(event);
+    }
+
     /// Gives the channel what it can take.
     pub fn flush(&mut self) {
         while let Some(event) = self.waiting.pop_front() {

@@ -424,12 +424,17 @@ impl<'a> Scheduler<'a> {
             return;
         };
         s.branches.remove(0);
+        let at_prompt_end = s.branches.is_empty();
         let tokens = s.tokens.get(..s.computed).unwrap_or_default().to_vec();
         let needed = self.running_bytes() + self.runner.bytes(slot, 0);
         self.evict_to(needed, None);
         if needed <= self.budget
             && let Ok(copy) = self.runner.fork(slot, tokens.len())
         {
+            // The only copy from which the prompt can be had again once the answer is long.
+            if at_prompt_end && let Some(store) = &mut self.store {
+                store.save(&mut *self.runner, copy, &tokens);
+            }
             self.cache.keep(&mut *self.runner, copy, tokens, true);
             self.trim_kept();
         }
@@ -441,6 +446,7 @@ impl<'a> Scheduler<'a> {
         if let Some(recorder) = &mut self.recorder {
             recorder.write(&sequence);
         }
+        sequence.flush();
         if let Some(guesser) = &mut self.guesser {
             guesser.forget(sequence.id);
         }
@@ -449,7 +455,9 @@ impl<'a> Scheduler<'a> {
             Some(slot) if keep => {
                 let mut tokens = std::mem::take(&mut sequence.tokens);
                 tokens.truncate(sequence.computed);
-                if let Some(store) = &mut self.store {
+                if let Some(store) = &mut self.store
+                    && !self.runner.info().is_windowed()
+                {
                     store.save(&mut *self.runner, slot, &tokens);
                 }
                 self.cache.keep(&mut *self.runner, slot, tokens, false);

@@ -203,7 +203,8 @@ impl Sequence {
     }
 
     /// What its reader has not taken yet.
-    pub fn into_outbox(self) -> Option<Outbox> {
+    pub fn into_outbox(mut self) -> Option<Outbox> {
+        self.flush();
         match self.task {
             Task::Answer(answer) => Some(answer.outbox).filter(|outbox| !outbox.is_empty()),
             Task::Embed(_) => None,

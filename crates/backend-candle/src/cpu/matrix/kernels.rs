@@ -46,8 +46,8 @@ unsafe fn load<V: Simd>(p: *const f32) -> Rows<V> {
 unsafe fn store<V: Simd>(p: *mut f32, rows: Rows<V>) {
     // SAFETY: the caller's contract.
     unsafe {
-        for v in 0..vecs::<V>() {
-            V::store(p.add(v * V::LANES), rows[v]);
+        for (v, row) in rows.into_iter().enumerate().take(vecs::<V>()) {
+            V::store(p.add(v * V::LANES), row);
         }
     }
 }
