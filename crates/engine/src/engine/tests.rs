@@ -261,10 +261,14 @@ fn a_common_beginning_is_computed_once() {
 fn sliding_windows_keep_what_others_need() {
     let vocabulary = vocabulary();
     // Long answers: what was shared is out of reach when they end.
-    let long = |r: Request| Request {
-        ignore_eos: true,
-        max_tokens: Some(100),
-        ..r
+    let long = |mut r: Request| {
+        let own = r.tokens[700..].to_vec();
+        r.tokens.extend(own.repeat(2));
+        Request {
+            ignore_eos: true,
+            max_tokens: Some(100),
+            ..r
+        }
     };
     let requests: Vec<_> = many().into_iter().skip(2).step_by(3).map(long).collect();
     let mut bench = Bench::new(&vocabulary, Some(64), EngineConfig::default());
