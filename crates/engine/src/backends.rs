@@ -5,7 +5,7 @@ use std::{str::FromStr, sync::Arc};
 use biplane_backend::{Backend, DType, Device};
 use biplane_models::{Isq, LoadRequest, ModelRunner, checkpoint::Opened};
 
-use crate::{Error, Result};
+use crate::{Error, Result, memory};
 
 /// Which engine computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -107,6 +107,9 @@ pub(crate) fn load(spec: &RunnerSpec) -> Result<Box<dyn ModelRunner>> {
 #[cfg_attr(not(any(feature = "candle", feature = "mlx")), allow(dead_code))]
 fn load_on<B: Backend>(spec: &RunnerSpec) -> Result<Box<dyn ModelRunner>> {
     let backend = B::new(spec.device)?.with_exact(spec.exact);
+    if backend.device().is_cpu() {
+        memory::check_weights(spec)?;
+    }
     if spec.self_check {
         let dtype = match (spec.dtype, backend.device().is_cpu()) {
             (Some(dtype), _) => dtype,

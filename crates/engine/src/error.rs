@@ -34,6 +34,19 @@ pub enum Error {
         /// How many.
         queued: usize,
     },
+    /// What is asked for does not fit the memory.
+    #[error(
+        "too little memory: {what} takes {}, {} are free; take a coarser quantization (--isq Q4K), a shorter context (--ctx), or free memory",
+        gib(*needed), gib(*available)
+    )]
+    Memory {
+        /// What does not fit.
+        what: String,
+        /// Bytes it needs.
+        needed: u64,
+        /// Bytes there are.
+        available: u64,
+    },
     /// A constraint that no answer can be held to.
     #[error(transparent)]
     Grammar(#[from] crate::grammar::Error),
@@ -57,6 +70,10 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
+}
+
+fn gib(bytes: u64) -> String {
+    format!("{:.2} GiB", bytes as f64 / f64::from(1 << 30))
 }
 
 impl Error {

@@ -1,4 +1,11 @@
-//! What this process takes of the machine's memory.
+//! What this process takes of the machine's memory, and whether a model fits.
+
+use biplane_models::{
+    ModelInfo,
+    checkpoint::{Checkpoint, RawKind},
+};
+
+use crate::{Error, Result, backends::RunnerSpec};
 
 /// The most memory this process has had resident at once, in bytes, as the system counts it
 /// (mapped files included); `None` where the system does not say.
@@ -33,4 +40,86 @@ pub fn available_bytes() -> Option<u64> {
     let limit = system.cgroup_limits().map(|limits| limits.free_memory);
     let free = system.available_memory();
     Some(limit.map_or(free, |limit| limit.min(free))).filter(|bytes| *bytes > 0)
+}
+
+/// Refuses, before anything is read, a model whose weights do not fit what is free; for devices that
+/// share the processor's memory.
+pub(crate) fn check_weights(spec: &RunnerSpec) -> Result<()> {
+    let checkpoint = &*spec.opened.checkpoint;
+    let bits = spec.isq.default.map(|isq| isq.bits());
+    fits("the weights", weights(checkpoint, bits), available_bytes())
+}
+
+/// Refuses a context that was asked for and whose KV cache does not fit; `budget` is what all caches may
+/// take.
+pub(crate) fn check_context(
+    info: &ModelInfo,
+    asked: Option<usize>,
+    chunk: usize,
+    budget: usize,
+) -> Result<()> {
+    let Some(context) = asked else { return Ok(()) };
+    let what = format!("the KV cache of {context} tokens");
+    fits(
+        &what,
+        info.kv_bytes(context, chunk) as u64,
+        Some(budget as u64),
+    )
+}
+
+/// Bytes of the weights, dense matrices in `bits` and a scale for every 32 values.
+fn weights(checkpoint: &dyn Checkpoint, bits: Option<u8>) -> u64 {
+    let Some(bits) = bits else {
+        return checkpoint.size_in_bytes() as u64;
+    };
+    let size = |name: &&str| -> u64 {
+        let Ok(Some(tensor)) = checkpoint.tensor(name) else {
+            return 0;
+        };
+        let elements: u64 = tensor.shape.iter().map(|&n| n as u64).product();
+        match tensor.kind {
+            RawKind::Dense(dtype) if dtype.is_float() && tensor.shape.len() == 2 => {
+                elements * (u64::from(bits) + 1) / 8
+            }
+            _ => tensor.bytes.len() as u64,
+        }
+    };
+    checkpoint.names().iter().map(size).sum()
+}
+
+fn fits(what: &str, needed: u64, available: Option<u64>) -> Result<()> {
+    match available {
+        Some(available) if needed > available => Err(Error::Memory {
+            what: what.to_owned(),
+            needed,
+            available,
+        }),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_is_refused_with_figures_and_remedies() {
+        assert!(fits("the weights", 5, Some(5)).is_ok());
+        assert!(fits("the weights", 5, None).is_ok());
+        let error = fits("the weights", 3 << 30, Some(1 << 30)).unwrap_err();
+        let words = error.to_string();
+        for part in ["the weights", "3.00 GiB", "1.00 GiB", "--isq", "--ctx"] {
+            assert!(words.contains(part), "{words}");
+        }
+    }
+
+    #[test]
+    fn quantizing_lessens_what_dense_weights_need() {
+        let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/llama/hf");
+        let opened = biplane_models::checkpoint::open(dir.as_ref()).unwrap();
+        let all = weights(&*opened.checkpoint, None);
+        let quantized = weights(&*opened.checkpoint, Some(4));
+        assert_eq!(all, opened.checkpoint.size_in_bytes() as u64);
+        assert!(quantized < all / 2, "{quantized} of {all}");
+    }
 }

@@ -131,7 +131,8 @@ pub fn failure(error: &anyhow::Error) -> ExitCode {
         Some(biplane::Error::Hub(hub)) if hub.is_not_found() => 2,
         Some(biplane::Error::Hub(hub)) if hub.is_gated() => 3,
         Some(
-            biplane::Error::Backend(biplane::BackendError::OutOfMemory { .. })
+            biplane::Error::Memory { .. }
+            | biplane::Error::Backend(biplane::BackendError::OutOfMemory { .. })
             | biplane::Error::Model(biplane::ModelError::Backend(
                 biplane::BackendError::OutOfMemory { .. },
             )),

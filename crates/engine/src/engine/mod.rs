@@ -168,10 +168,13 @@ fn run(setup: Setup, ready: oneshot::Sender<Result<Engine>>) {
     let loaded = guarded(|| {
         let runner = backends::load(&spec)?;
         let guesser = guesser(&config, draft.as_ref(), &*runner)?;
-        Ok((runner, guesser))
+        let budget = config.kv_memory.unwrap_or_else(default_budget);
+        let chunk = config.step_tokens;
+        memory::check_context(runner.info(), spec.context_length, chunk, budget)?;
+        Ok((runner, guesser, budget))
     });
     drop(spec);
-    let (runner, guesser) = match loaded {
+    let (runner, guesser, budget) = match loaded {
         Ok(loaded) => loaded,
         Err(error) => {
             let _ = ready.send(Err(error));
@@ -191,7 +194,6 @@ fn run(setup: Setup, ready: oneshot::Sender<Result<Engine>>) {
         max_queue: config.max_queue,
         info: Arc::new(runner.info().clone()),
     };
-    let budget = config.kv_memory.unwrap_or_else(default_budget);
     let counters = Arc::clone(&engine.counters);
     match Scheduler::new(runner, &vocabulary, config, counters, budget, guesser, key) {
         Ok(mut scheduler) => {
