@@ -18,6 +18,10 @@ pub struct Cli {
     #[arg(short, long, action = clap::ArgAction::Count, global = true)]
     pub verbose: u8,
 
+    /// As `--isq` of `serve` and `mlx`, before their name.
+    #[arg(long = "isq", id = "isq_before", value_name = "TYPE", hide = true)]
+    pub isq: Option<IsqType>,
+
     #[command(subcommand)]
     pub command: Command,
 }
@@ -26,6 +30,10 @@ pub struct Cli {
 pub enum Command {
     /// Answer one prompt; the text goes to standard output as it comes.
     Run(Box<RunArgs>),
+    /// Serve a model over HTTP: OpenAI's API, and a page to chat.
+    Serve(Box<ServeArgs>),
+    /// As `serve`, on Apple's MLX.
+    Mlx(Box<MlxArgs>),
     /// Compute recorded requests again; exit code 1 where one gives something else.
     Replay(ReplayArgs),
     /// Measure prefill, decode, load time and memory.
@@ -38,6 +46,25 @@ pub enum Command {
     Quantize(ConvertArgs),
     /// Write a model in the other format, with the same values.
     Convert(ConvertArgs),
+}
+
+impl Cli {
+    /// The command, with what was written before its name.
+    pub fn command_line(self) -> anyhow::Result<Command> {
+        let mut command = self.command;
+        if let Some(isq) = self.isq {
+            let options = match &mut command {
+                Command::Serve(args) => &mut args.options,
+                Command::Mlx(args) => &mut args.options,
+                _ => anyhow::bail!("--isq before the command is for serve and mlx; write it after"),
+            };
+            if options.model.isq.isq.is_some_and(|after| after != isq) {
+                anyhow::bail!("--isq is there twice, before the command and after it");
+            }
+            options.model.isq.isq = Some(isq);
+        }
+        Ok(command)
+    }
 }
 
 /// Which model, and on what.
@@ -193,6 +220,88 @@ pub struct RunArgs {
 
     /// The prompt; standard input when it is missing or `-`.
     pub prompt: Option<String>,
+}
+
+/// Arguments of `biplane serve`.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// Which engine computes; the first in this build by default.
+    #[arg(long, env = "BIPLANE_BACKEND", value_parser = backend)]
+    pub backend: Option<BackendKind>,
+
+    #[command(flatten)]
+    pub options: ServeOptions,
+}
+
+/// Arguments of `biplane mlx`.
+#[derive(Debug, Args)]
+pub struct MlxArgs {
+    #[command(flatten)]
+    pub options: ServeOptions,
+
+    /// Where MLX computes: auto, cpu or gpu.
+    #[arg(long, value_parser = mlx_device, conflicts_with = "device")]
+    pub mlx_device: Option<Device>,
+
+    /// Describe a whole step's graph before any of it is computed; otherwise layer by layer.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+    pub mlx_lazy_eval: bool,
+
+    /// Requests may offer tools; they always may.
+    #[arg(long)]
+    pub enable_tools: bool,
+}
+
+fn mlx_device(s: &str) -> Result<Device, String> {
+    match s {
+        "auto" => Ok(Device::Auto),
+        "cpu" => Ok(Device::Cpu),
+        "gpu" => Ok(Device::Gpu),
+        _ => Err("expected auto, cpu or gpu".into()),
+    }
+}
+
+/// What is served, where, and to whom.
+#[derive(Debug, Args)]
+pub struct ServeOptions {
+    #[command(flatten)]
+    pub model: ModelArgs,
+
+    #[command(flatten)]
+    pub engine: EngineArgs,
+
+    /// A chat template (Jinja) to use instead of the model's own.
+    #[arg(long, value_name = "FILE")]
+    pub chat_template: Option<PathBuf>,
+
+    /// What clients call the model; its file's name or id by default.
+    #[arg(long, value_name = "NAME")]
+    pub model_name: Option<String>,
+
+    /// The address to listen at; others than this machine's own need --api-key or --insecure.
+    #[arg(long, default_value = "127.0.0.1", env = "BIPLANE_HOST")]
+    pub host: String,
+
+    /// The port to listen at; 0 for any that is free.
+    #[arg(long, default_value_t = 8080, env = "BIPLANE_PORT")]
+    pub port: u16,
+
+    /// What requests must send as `Authorization: Bearer KEY`.
+    #[arg(
+        long,
+        value_name = "KEY",
+        env = "BIPLANE_API_KEY",
+        hide_env_values = true
+    )]
+    pub api_key: Option<String>,
+
+    /// Serve others than this machine without a key.
+    #[arg(long)]
+    pub insecure: bool,
+
+    /// Let pages of this origin ask, as https://app.example; may be given several times, `*` for all.
+    #[arg(long, value_name = "ORIGIN")]
+    pub cors_origin: Vec<String>,
 }
 
 /// What the answer must be.
