@@ -1,5 +1,6 @@
 //! The HTTP server: OpenAI's API over a model, and the page.
 
+mod anthropic;
 mod error;
 mod fields;
 mod health;
@@ -33,6 +34,8 @@ pub fn router(app: Shared) -> Router {
         .route("/v1/chat/completions", post(openai::chat::handle))
         .route("/v1/completions", post(openai::completions::handle))
         .route("/v1/embeddings", post(openai::embeddings::handle))
+        .route("/v1/messages", post(anthropic::messages))
+        .route("/v1/messages/count_tokens", post(anthropic::count_tokens))
         .route("/tokenize", post(openai::tokenize::tokenize))
         .route("/detokenize", post(openai::tokenize::detokenize))
         .route("/metrics", get(metrics::handle))

@@ -26,8 +26,10 @@ impl Sse {
         self.raw(format!("data: {value}\n\n")).await
     }
 
-    /// Sends an event with a name.
-    pub async fn named(&self, name: &str, value: &Value) -> Result<(), Gone> {
+    /// Sends an event whose name is its type.
+    pub async fn typed(&self, value: &Value) -> Result<(), Gone> {
+        let name = value.get("type").and_then(Value::as_str);
+        let name = name.unwrap_or("message");
         self.raw(format!("event: {name}\ndata: {value}\n\n")).await
     }
 

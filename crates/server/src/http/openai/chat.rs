@@ -35,7 +35,7 @@ pub async fn handle(State(app): State<Shared>, body: Body) -> Result<Response> {
     let ask = read(Fields::read(body).await?)?;
     app.check_name(ask.model.as_deref())?;
     let wants_logprobs = ask.chat.generation.logprobs.is_some();
-    let streams = start(&model, ask.chat, ask.n).await?;
+    let streams = start(&model, ask.chat, ask.n).await?.streams;
     let head = answer::Head::new("chatcmpl-", &app.name);
     if ask.stream {
         let writer = stream::Writer::new(head, model, ask.include_usage);
@@ -46,8 +46,15 @@ pub async fn handle(State(app): State<Shared>, body: Body) -> Result<Response> {
     Ok(Json(body).into_response())
 }
 
+/// Answers that have begun.
+pub struct Started {
+    pub streams: Vec<ChatStream>,
+    /// Of the prompt.
+    pub tokens: usize,
+}
+
 /// Starts `n` answers to a conversation, away from the threads that serve.
-pub async fn start(model: &Model, chat: ChatRequest, n: usize) -> Result<Vec<ChatStream>> {
+pub async fn start(model: &Model, chat: ChatRequest, n: usize) -> Result<Started> {
     let model = model.clone();
     let start = move || {
         let prepared = model.prepare_chat(chat)?;
@@ -56,7 +63,8 @@ pub async fn start(model: &Model, chat: ChatRequest, n: usize) -> Result<Vec<Cha
             return Err(too_long(tokens, most));
         }
         let submit = |i| Ok(model.submit_prepared(&prepared, i as u64)?);
-        (0..n).map(submit).collect()
+        let streams = (0..n).map(submit).collect::<Result<_>>()?;
+        Ok(Started { streams, tokens })
     };
     tokio::task::spawn_blocking(start)
         .await
@@ -74,6 +82,17 @@ pub fn too_long(tokens: usize, most: usize) -> ApiError {
 
 /// Understands a request.
 pub fn read(mut fields: Fields) -> Result<Ask> {
+    let messages = fields.list("messages")?;
+    let messages = messages.ok_or_else(|| ApiError::field("messages", "missing"))?;
+    let messages = messages.into_iter().enumerate();
+    let messages = messages
+        .map(|(i, m)| message(i, m))
+        .collect::<Result<_>>()?;
+    read_with(fields, messages)
+}
+
+/// Understands a request whose messages are known already.
+pub fn read_with(mut fields: Fields, messages: Vec<Message>) -> Result<Ask> {
     parse::refuse(&fields)?;
     fields.refuse("functions", "use tools")?;
     fields.refuse("function_call", "use tool_choice")?;
@@ -97,14 +116,9 @@ pub fn read(mut fields: Fields) -> Result<Ask> {
     let (stream, include_usage) = parse::streaming(&mut fields)?;
     let continues = fields.bool("continue_final_message")?.unwrap_or(false);
     let begins = fields.bool("add_generation_prompt")?;
-    let messages = fields.list("messages")?;
-    let messages = messages.ok_or_else(|| ApiError::field("messages", "missing"))?;
-    let messages = messages.into_iter().enumerate();
     Ok(Ask {
         chat: ChatRequest {
-            messages: messages
-                .map(|(i, m)| message(i, m))
-                .collect::<Result<_>>()?,
+            messages,
             tools: tools::definitions(&mut fields)?,
             tool_choice: tools::choice(&mut fields)?,
             parallel_tool_calls: fields.bool("parallel_tool_calls")?.unwrap_or(true),
