@@ -630,3 +630,71 @@ fn answers_have_the_form_that_is_asked_for() {
     let text = choice["choices"][0]["message"]["content"].as_str().unwrap();
     assert!(["yes", "no"].contains(&text), "{text}");
 }
+
+/// The events of a stream whose events have names.
+fn typed(reply: &Reply) -> Vec<Value> {
+    assert_eq!(reply.status, 200, "{reply:?}");
+    let events = reply
+        .body
+        .split("\n\n")
+        .filter(|e| e.starts_with("event: "));
+    let event = |text: &str| {
+        let (name, data) = text.split_once("\ndata: ").unwrap();
+        let value: Value = serde_json::from_str(data).unwrap();
+        assert_eq!(name.strip_prefix("event: "), value["type"].as_str());
+        value
+    };
+    events.map(event).collect()
+}
+
+#[test]
+fn the_other_apis_say_the_same() {
+    let server = tiny();
+    let chat = server.chat(&hello(json!({}))).json();
+    let text = chat["choices"][0]["message"]["content"].as_str().unwrap();
+
+    let mut ask = hello(json!({}));
+    let whole = server.post("/v1/messages", &ask).json();
+    assert_eq!(whole["content"][0]["text"], text, "{whole}");
+    assert_eq!(whole["stop_reason"], "max_tokens");
+    assert_eq!(whole["usage"]["output_tokens"], 12);
+    ask["stream"] = true.into();
+    let events = typed(&server.post("/v1/messages", &ask));
+    let pieces = events.iter().filter_map(|e| e["delta"]["text"].as_str());
+    assert_eq!(pieces.collect::<String>(), text);
+    let kinds: Vec<&str> = events.iter().map(|e| e["type"].as_str().unwrap()).collect();
+    assert_eq!(kinds[..2], ["message_start", "content_block_start"]);
+    let [.., a, b, c] = kinds[..] else { panic!() };
+    assert_eq!(
+        [a, b, c],
+        ["content_block_stop", "message_delta", "message_stop"]
+    );
+    let tokens = server.post("/v1/messages/count_tokens", &ask).json();
+    assert_eq!(tokens["input_tokens"], chat["usage"]["prompt_tokens"]);
+    let wrong = server.post("/v1/messages", &json!({"messages": [], "max_tokens": 1}));
+    assert_eq!(wrong.status, 400);
+    assert_eq!(wrong.json()["error"]["type"], "invalid_request_error");
+
+    let mut ask = json!({"input": "Hello", "temperature": 0, "max_output_tokens": 12});
+    let whole = server.post("/v1/responses", &ask).json();
+    assert_eq!(whole["output"][0]["content"][0]["text"], text, "{whole}");
+    assert_eq!(whole["status"], "incomplete");
+    ask["stream"] = true.into();
+    let events = typed(&server.post("/v1/responses", &ask));
+    let pieces = events
+        .iter()
+        .filter(|e| e["type"] == "response.output_text.delta");
+    assert_eq!(
+        pieces
+            .map(|e| e["delta"].as_str().unwrap())
+            .collect::<String>(),
+        text
+    );
+    let numbers = events
+        .iter()
+        .map(|e| e["sequence_number"].as_u64().unwrap());
+    assert!(numbers.eq(0..events.len() as u64));
+    let last = events.last().unwrap();
+    assert_eq!(last["type"], "response.incomplete");
+    assert_eq!(last["response"]["output"][0]["content"][0]["text"], text);
+}

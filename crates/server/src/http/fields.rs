@@ -45,6 +45,11 @@ impl Fields {
         self.0.remove(name).filter(|value| !value.is_null())
     }
 
+    /// What a field is, which stays; null where it is absent.
+    pub fn peek(&self, name: &str) -> Value {
+        self.0.get(name).cloned().unwrap_or_default()
+    }
+
     pub fn bool(&mut self, name: &str) -> Result<Option<bool>> {
         self.take(name, "true or false", |v| v.as_bool())
     }

@@ -10,6 +10,7 @@ mod listen;
 mod metrics;
 mod openai;
 mod page;
+mod responses;
 mod security;
 mod sse;
 mod state;
@@ -36,6 +37,7 @@ pub fn router(app: Shared) -> Router {
         .route("/v1/embeddings", post(openai::embeddings::handle))
         .route("/v1/messages", post(anthropic::messages))
         .route("/v1/messages/count_tokens", post(anthropic::count_tokens))
+        .route("/v1/responses", post(responses::handle))
         .route("/tokenize", post(openai::tokenize::tokenize))
         .route("/detokenize", post(openai::tokenize::detokenize))
         .route("/metrics", get(metrics::handle))
