@@ -445,11 +445,11 @@ fn embeddings_as_numbers_and_base64() {
 
 #[test]
 fn a_reader_that_leaves_frees_its_sequence() {
-    let server = tiny();
+    let server = start(&fixture("llama/mlx-4bit"), &["--ctx", "200000"]);
     let before = server.metric("requests_cancelled_total");
     for stream in [true, false] {
         let body =
-            hello(json!({"stream": stream, "max_tokens": 100_000, "ignore_eos": true})).to_string();
+            hello(json!({"stream": stream, "max_tokens": 150_000, "ignore_eos": true})).to_string();
         let head = server.head("POST", "/v1/chat/completions", "", body.len());
         let open = server.open(&head, body.as_bytes());
         server.wait_for("requests_running", |n| n == 1.0);
@@ -559,8 +559,8 @@ fn it_answers_while_the_model_loads() {
 #[cfg(unix)]
 #[test]
 fn running_answers_end_before_the_server_does() {
-    let mut server = tiny();
-    let body = hello(json!({"stream": true, "max_tokens": 300, "ignore_eos": true})).to_string();
+    let mut server = start(&fixture("llama/mlx-4bit"), &["--ctx", "8000"]);
+    let body = hello(json!({"stream": true, "max_tokens": 3000, "ignore_eos": true})).to_string();
     let head = server.head("POST", "/v1/chat/completions", "", body.len());
     let open = server.open(&head, body.as_bytes());
     server.wait_for("requests_running", |n| n == 1.0);
