@@ -92,6 +92,21 @@ fn tiny() -> Server {
     start(&fixture("llama/mlx-4bit"), &[])
 }
 
+/// As [`tiny`], with answers as long as one likes.
+fn endless() -> Server {
+    let folder = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(fixture("llama/mlx-4bit")).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
+    }
+    let config = folder.path().join("config.json");
+    let mut fields: Value = serde_json::from_slice(&std::fs::read(&config).unwrap()).unwrap();
+    fields["max_position_embeddings"] = 200_000.into();
+    std::fs::write(&config, fields.to_string()).unwrap();
+    // The files are mapped when the server is ready; their names may go.
+    start(folder.path(), &[])
+}
+
 fn smollm() -> Option<Server> {
     Some(start(&real_model("smollm2-135m-instruct-q4_1.gguf")?, &[]))
 }
@@ -445,7 +460,7 @@ fn embeddings_as_numbers_and_base64() {
 
 #[test]
 fn a_reader_that_leaves_frees_its_sequence() {
-    let server = start(&fixture("llama/mlx-4bit"), &["--ctx", "200000"]);
+    let server = endless();
     let before = server.metric("requests_cancelled_total");
     for stream in [true, false] {
         let body =
@@ -559,7 +574,7 @@ fn it_answers_while_the_model_loads() {
 #[cfg(unix)]
 #[test]
 fn running_answers_end_before_the_server_does() {
-    let mut server = start(&fixture("llama/mlx-4bit"), &["--ctx", "8000"]);
+    let mut server = endless();
     let body = hello(json!({"stream": true, "max_tokens": 3000, "ignore_eos": true})).to_string();
     let head = server.head("POST", "/v1/chat/completions", "", body.len());
     let open = server.open(&head, body.as_bytes());
