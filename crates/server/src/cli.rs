@@ -8,7 +8,10 @@ use biplane::{
 };
 use clap::{Args, Parser, Subcommand};
 
-use crate::engine_args::EngineArgs;
+use crate::{
+    engine_args::EngineArgs,
+    serve_args::{MlxArgs, ServeArgs},
+};
 
 /// Run language models on your own machine, on candle or MLX.
 #[derive(Debug, Parser)]
@@ -222,88 +225,6 @@ pub struct RunArgs {
     pub prompt: Option<String>,
 }
 
-/// Arguments of `biplane serve`.
-#[derive(Debug, Args)]
-pub struct ServeArgs {
-    /// Which engine computes; the first in this build by default.
-    #[arg(long, env = "BIPLANE_BACKEND", value_parser = backend)]
-    pub backend: Option<BackendKind>,
-
-    #[command(flatten)]
-    pub options: ServeOptions,
-}
-
-/// Arguments of `biplane mlx`.
-#[derive(Debug, Args)]
-pub struct MlxArgs {
-    #[command(flatten)]
-    pub options: ServeOptions,
-
-    /// Where MLX computes: auto, cpu or gpu.
-    #[arg(long, value_parser = mlx_device, conflicts_with = "device")]
-    pub mlx_device: Option<Device>,
-
-    /// Describe a whole step's graph before any of it is computed; otherwise layer by layer.
-    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
-    pub mlx_lazy_eval: bool,
-
-    /// Requests may offer tools; they always may.
-    #[arg(long)]
-    pub enable_tools: bool,
-}
-
-fn mlx_device(s: &str) -> Result<Device, String> {
-    match s {
-        "auto" => Ok(Device::Auto),
-        "cpu" => Ok(Device::Cpu),
-        "gpu" => Ok(Device::Gpu),
-        _ => Err("expected auto, cpu or gpu".into()),
-    }
-}
-
-/// What is served, where, and to whom.
-#[derive(Debug, Args)]
-pub struct ServeOptions {
-    #[command(flatten)]
-    pub model: ModelArgs,
-
-    #[command(flatten)]
-    pub engine: EngineArgs,
-
-    /// A chat template (Jinja) to use instead of the model's own.
-    #[arg(long, value_name = "FILE")]
-    pub chat_template: Option<PathBuf>,
-
-    /// What clients call the model; its file's name or id by default.
-    #[arg(long, value_name = "NAME")]
-    pub model_name: Option<String>,
-
-    /// The address to listen at; others than this machine's own need --api-key or --insecure.
-    #[arg(long, default_value = "127.0.0.1", env = "BIPLANE_HOST")]
-    pub host: String,
-
-    /// The port to listen at; 0 for any that is free.
-    #[arg(long, default_value_t = 8080, env = "BIPLANE_PORT")]
-    pub port: u16,
-
-    /// What requests must send as `Authorization: Bearer KEY`.
-    #[arg(
-        long,
-        value_name = "KEY",
-        env = "BIPLANE_API_KEY",
-        hide_env_values = true
-    )]
-    pub api_key: Option<String>,
-
-    /// Serve others than this machine without a key.
-    #[arg(long)]
-    pub insecure: bool,
-
-    /// Let pages of this origin ask, as https://app.example; may be given several times, `*` for all.
-    #[arg(long, value_name = "ORIGIN")]
-    pub cors_origin: Vec<String>,
-}
-
 /// What the answer must be.
 #[derive(Debug, Default, Args)]
 #[group(multiple = false)]
@@ -489,7 +410,7 @@ pub struct PerplexityArgs {
     pub file: PathBuf,
 }
 
-fn backend(s: &str) -> Result<BackendKind, String> {
+pub fn backend(s: &str) -> Result<BackendKind, String> {
     s.parse().map_err(|e: biplane::Error| e.to_string())
 }
 

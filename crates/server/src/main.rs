@@ -12,6 +12,7 @@ mod replay;
 mod report;
 mod run;
 mod serve;
+mod serve_args;
 
 use std::process::ExitCode;
 

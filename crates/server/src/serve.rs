@@ -7,9 +7,9 @@ use biplane::{BackendKind, Model, ModelBuilder};
 use tokio::net::TcpListener;
 
 use crate::{
-    cli::{MlxArgs, ServeArgs, ServeOptions},
     http::{self, App, Security, Shared},
     report::{self, Progress},
+    serve_args::{MlxArgs, ServeArgs, ServeOptions},
 };
 
 /// Serves a model.

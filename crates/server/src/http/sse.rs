@@ -1,17 +1,17 @@
 //! Server-sent events.
 
-use std::{convert::Infallible, future::Future};
+use std::{convert::Infallible, future::Future, panic::AssertUnwindSafe};
 
 use axum::{
     body::{Body, Bytes},
     http::{HeaderValue, header},
     response::Response,
 };
-use futures::{Stream, StreamExt};
+use futures::{FutureExt, Stream, StreamExt};
 use serde_json::Value;
 use tokio::{sync::mpsc, time::timeout};
 
-use super::limits;
+use super::{error::ApiError, limits};
 
 /// The reader has gone away.
 #[derive(Debug)]
@@ -66,10 +66,16 @@ where
     W: Future<Output = Result<(), Gone>> + Send + 'static,
 {
     let (sender, receiver) = mpsc::channel(8);
-    let writing = write(Sse(sender));
+    let last = sender.clone();
+    let writing = AssertUnwindSafe(write(Sse(sender))).catch_unwind();
     tokio::spawn(async move {
         // A reader that goes away is nothing to report.
-        let _ = writing.await;
+        if writing.await.is_err() {
+            let error = ApiError::internal("the server failed at this request; others go on");
+            let _ = last
+                .send(format!("data: {}\n\n", error.body()).into())
+                .await;
+        }
     });
     let bytes = futures::stream::unfold(receiver, |mut receiver| async move {
         let bytes = receiver.recv().await?;
