@@ -93,7 +93,7 @@ fn tiny() -> Server {
 }
 
 /// As [`tiny`], with answers as long as one likes.
-fn endless() -> Server {
+fn endless(more: &[&str]) -> Server {
     let folder = tempfile::tempdir().unwrap();
     for entry in std::fs::read_dir(fixture("llama/mlx-4bit")).unwrap() {
         let entry = entry.unwrap();
@@ -104,7 +104,7 @@ fn endless() -> Server {
     fields["max_position_embeddings"] = 200_000.into();
     std::fs::write(&config, fields.to_string()).unwrap();
     // The files are mapped when the server is ready; their names may go.
-    start(folder.path(), &[])
+    start(folder.path(), more)
 }
 
 fn smollm() -> Option<Server> {
@@ -460,7 +460,7 @@ fn embeddings_as_numbers_and_base64() {
 
 #[test]
 fn a_reader_that_leaves_frees_its_sequence() {
-    let server = endless();
+    let server = endless(&[]);
     let before = server.metric("requests_cancelled_total");
     for stream in [true, false] {
         let body =
@@ -473,6 +473,55 @@ fn a_reader_that_leaves_frees_its_sequence() {
     }
     let gone = server.metric("requests_cancelled_total") - before;
     assert_eq!(gone, 2.0);
+}
+
+#[test]
+fn who_comes_when_the_queue_is_full_is_sent_away() {
+    let server = endless(&["--max-sequences", "1", "--max-queue", "1"]);
+    let body =
+        hello(json!({"stream": true, "max_tokens": 150_000, "ignore_eos": true})).to_string();
+    let head = server.head("POST", "/v1/chat/completions", "", body.len());
+    let running = server.open(&head, body.as_bytes());
+    server.wait_for("requests_running", |n| n == 1.0);
+    let waiting = server.open(&head, body.as_bytes());
+    server.wait_for("requests_queued", |n| n == 1.0);
+    let refused = server.chat(&hello(json!({})));
+    assert_eq!(refused.error(429)["code"], "queue_full");
+    assert!(refused.head.contains("retry-after: 1"), "{}", refused.head);
+    drop((running, waiting));
+    server.wait_for("requests_running", |n| n == 0.0);
+    assert_eq!(server.chat(&hello(json!({}))).status, 200);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_second_signal_ends_the_server_at_once() {
+    let mut server = endless(&[]);
+    let body =
+        hello(json!({"stream": true, "max_tokens": 150_000, "ignore_eos": true})).to_string();
+    let head = server.head("POST", "/v1/chat/completions", "", body.len());
+    let _open = server.open(&head, body.as_bytes());
+    server.wait_for("requests_running", |n| n == 1.0);
+    let kill = || {
+        Command::new("kill")
+            .args(["-TERM", &server.child.id().to_string()])
+            .status()
+    };
+    assert!(kill().unwrap().success());
+    let begin = Instant::now();
+    while server.get("/ready").status != 503 {
+        assert!(
+            begin.elapsed() < Duration::from_secs(20),
+            "it does not drain"
+        );
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(
+        server.chat(&hello(json!({}))).error(503)["code"],
+        "draining"
+    );
+    assert!(kill().unwrap().success());
+    assert_eq!(server.child.wait().unwrap().code(), Some(130));
 }
 
 #[test]
@@ -574,7 +623,7 @@ fn it_answers_while_the_model_loads() {
 #[cfg(unix)]
 #[test]
 fn running_answers_end_before_the_server_does() {
-    let mut server = endless();
+    let mut server = endless(&[]);
     let body = hello(json!({"stream": true, "max_tokens": 3000, "ignore_eos": true})).to_string();
     let head = server.head("POST", "/v1/chat/completions", "", body.len());
     let open = server.open(&head, body.as_bytes());

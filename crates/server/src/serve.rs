@@ -33,7 +33,7 @@ pub fn mlx(args: MlxArgs) -> anyhow::Result<()> {
 }
 
 fn start(options: &ServeOptions, builder: ModelBuilder) -> anyhow::Result<()> {
-    let mut builder = builder.with_engine(options.engine.config());
+    let mut builder = builder.with_engine(options.engine());
     if let Some(file) = &options.chat_template {
         let template =
             std::fs::read_to_string(file).with_context(|| format!("{}", file.display()))?;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use biplane::{BackendKind, Device};
+use biplane::{BackendKind, Device, EngineConfig};
 use clap::Args;
 
 use crate::{
@@ -49,6 +49,17 @@ fn mlx_device(s: &str) -> Result<Device, String> {
     }
 }
 
+impl ServeOptions {
+    /// The engine's configuration.
+    pub fn engine(&self) -> EngineConfig {
+        EngineConfig {
+            max_sequences: self.max_sequences.into(),
+            max_queue: self.max_queue.into(),
+            ..self.engine.config()
+        }
+    }
+}
+
 /// What is served, where, and to whom.
 #[derive(Debug, Args)]
 pub struct ServeOptions {
@@ -57,6 +68,14 @@ pub struct ServeOptions {
 
     #[command(flatten)]
     pub engine: EngineArgs,
+
+    /// Most answers computed at once.
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub max_sequences: u16,
+
+    /// Most requests that wait; more are answered with 429.
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..))]
+    pub max_queue: u16,
 
     /// A chat template (Jinja) to use instead of the model's own.
     #[arg(long, value_name = "FILE")]
