@@ -8,7 +8,10 @@ use biplane::{
 };
 use clap::{Args, Parser, Subcommand};
 
-use crate::engine_args::EngineArgs;
+use crate::{
+    engine_args::EngineArgs,
+    serve_args::{MlxArgs, ServeArgs},
+};
 
 /// Run language models on your own machine, on candle or MLX.
 #[derive(Debug, Parser)]
@@ -18,6 +21,10 @@ pub struct Cli {
     #[arg(short, long, action = clap::ArgAction::Count, global = true)]
     pub verbose: u8,
 
+    /// As `--isq` of `serve` and `mlx`, before their name.
+    #[arg(long = "isq", id = "isq_before", value_name = "TYPE", hide = true)]
+    pub isq: Option<IsqType>,
+
     #[command(subcommand)]
     pub command: Command,
 }
@@ -26,6 +33,10 @@ pub struct Cli {
 pub enum Command {
     /// Answer one prompt; the text goes to standard output as it comes.
     Run(Box<RunArgs>),
+    /// Serve a model over HTTP: OpenAI's API, and a page to chat.
+    Serve(Box<ServeArgs>),
+    /// As `serve`, on Apple's MLX.
+    Mlx(Box<MlxArgs>),
     /// Compute recorded requests again; exit code 1 where one gives something else.
     Replay(ReplayArgs),
     /// Measure prefill, decode, load time and memory.
@@ -38,6 +49,25 @@ pub enum Command {
     Quantize(ConvertArgs),
     /// Write a model in the other format, with the same values.
     Convert(ConvertArgs),
+}
+
+impl Cli {
+    /// The command, with what was written before its name.
+    pub fn command_line(self) -> anyhow::Result<Command> {
+        let mut command = self.command;
+        if let Some(isq) = self.isq {
+            let options = match &mut command {
+                Command::Serve(args) => &mut args.options,
+                Command::Mlx(args) => &mut args.options,
+                _ => anyhow::bail!("--isq before the command is for serve and mlx; write it after"),
+            };
+            if options.model.isq.isq.is_some_and(|after| after != isq) {
+                anyhow::bail!("--isq is there twice, before the command and after it");
+            }
+            options.model.isq.isq = Some(isq);
+        }
+        Ok(command)
+    }
 }
 
 /// Which model, and on what.
@@ -380,7 +410,7 @@ pub struct PerplexityArgs {
     pub file: PathBuf,
 }
 
-fn backend(s: &str) -> Result<BackendKind, String> {
+pub fn backend(s: &str) -> Result<BackendKind, String> {
     s.parse().map_err(|e: biplane::Error| e.to_string())
 }
 

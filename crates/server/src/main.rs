@@ -7,9 +7,12 @@ mod cli;
 mod convert;
 mod engine_args;
 mod evaluate;
+mod http;
 mod replay;
 mod report;
 mod run;
+mod serve;
+mod serve_args;
 
 use std::process::ExitCode;
 
@@ -39,17 +42,26 @@ fn main() -> ExitCode {
         .with_target(false)
         .compact()
         .init();
-    let result = match cli.command {
+    let result = match cli.command_line() {
+        Ok(command) => run_command(command),
+        Err(error) => Err(error),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => report::failure(&error),
+    }
+}
+
+fn run_command(command: cli::Command) -> anyhow::Result<ExitCode> {
+    match command {
         cli::Command::Run(args) => run::run(*args).map(|()| ExitCode::SUCCESS),
+        cli::Command::Serve(args) => serve::serve(*args).map(|()| ExitCode::SUCCESS),
+        cli::Command::Mlx(args) => serve::mlx(*args).map(|()| ExitCode::SUCCESS),
         cli::Command::Replay(args) => replay::replay(args),
         cli::Command::Bench(args) => bench::bench(args),
         cli::Command::Quantize(args) => convert::quantize(args).map(|()| ExitCode::SUCCESS),
         cli::Command::Convert(args) => convert::convert(args).map(|()| ExitCode::SUCCESS),
         cli::Command::Verify(args) => evaluate::verify(args),
         cli::Command::Perplexity(args) => evaluate::perplexity(args).map(|()| ExitCode::SUCCESS),
-    };
-    match result {
-        Ok(code) => code,
-        Err(error) => report::failure(&error),
     }
 }

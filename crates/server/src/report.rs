@@ -46,8 +46,13 @@ impl Progress {
         if !self.shown {
             return builder;
         }
+        builder.with_progress(self.shower())
+    }
+
+    /// Shows what it is called with.
+    pub fn shower(&self) -> impl Fn(biplane::Progress<'_>) + Send + Sync + 'static {
         let bar = Arc::clone(&self.bar);
-        builder.with_progress(move |p| update(&bar, p))
+        move |p| update(&bar, p)
     }
 
     /// Removes what is shown.

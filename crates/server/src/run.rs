@@ -18,11 +18,9 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
     let prompt = prompt(args.prompt.as_deref())?;
     let constraint = args.form.constraint()?;
     let progress = Progress::new(args.quiet);
-    let builder = args
-        .model
-        .builder(backend)
+    let mut builder = progress
+        .watch(args.model.builder(backend))
         .with_engine(args.engine.config());
-    let mut builder = progress.watch(builder);
     if let Some(file) = &args.chat_template {
         let template =
             std::fs::read_to_string(file).with_context(|| format!("{}", file.display()))?;

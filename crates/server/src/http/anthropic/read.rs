@@ -1,0 +1,235 @@
+//! From Anthropic's requests to conversations.
+
+use biplane::{Message, ToolCall};
+use serde_json::{Map, Value, json};
+
+use crate::http::{
+    error::ApiError,
+    fields::{Fields, wrong},
+    openai::chat::{self, Ask},
+};
+
+type Result<T> = std::result::Result<T, ApiError>;
+
+/// What both APIs call alike.
+const SAME: [&str; 8] = [
+    "model",
+    "max_tokens",
+    "temperature",
+    "top_p",
+    "top_k",
+    "stream",
+    "seed",
+    "response_format",
+];
+
+/// Understands a request.
+pub fn read(mut fields: Fields) -> Result<Ask> {
+    for name in ["mcp_servers", "container", "context_management"] {
+        fields.refuse(name, "leave it out")?;
+    }
+    let mut messages = Vec::new();
+    if let Some(system) = fields.value("system") {
+        messages.push(Message::new("system", text(&system, "system")?));
+    }
+    let list = fields.list("messages")?;
+    let list = list.ok_or_else(|| ApiError::field("messages", "missing"))?;
+    for (i, value) in list.into_iter().enumerate() {
+        message(&format!("messages[{i}]"), value, &mut messages)?;
+    }
+    let mut body = Map::new();
+    for name in SAME {
+        if let Some(value) = fields.value(name) {
+            body.insert(name.into(), value);
+        }
+    }
+    if let Some(stops) = fields.texts("stop_sequences")? {
+        body.insert("stop".into(), stops.into());
+    }
+    if let Some(thinking) = fields.object("thinking")? {
+        let on = thinking.get("type").is_some_and(|kind| kind != "disabled");
+        body.insert("enable_thinking".into(), on.into());
+    }
+    tools(&mut fields, &mut body)?;
+    chat::read_with(Fields::of(body.into(), "")?, messages)
+}
+
+fn tools(fields: &mut Fields, body: &mut Map<String, Value>) -> Result<()> {
+    let tools = fields.list("tools")?.unwrap_or_default();
+    let tool = |(i, mut tool): (usize, Value)| {
+        let place = format!("tools[{i}]");
+        let kind = tool.get("type").cloned().unwrap_or("custom".into());
+        if kind != "custom" {
+            return Err(wrong(&format!("{place}.type"), &kind, "\"custom\""));
+        }
+        let fields = tool.as_object_mut();
+        let fields = fields.ok_or_else(|| ApiError::field(&place, "not an object"))?;
+        let parameters = fields.remove("input_schema").unwrap_or_default();
+        fields.insert("parameters".into(), parameters);
+        fields.remove("type");
+        Ok(json!({"type": "function", "function": tool}))
+    };
+    let tools: Vec<Value> = tools
+        .into_iter()
+        .enumerate()
+        .map(tool)
+        .collect::<Result<_>>()?;
+    body.insert("tools".into(), tools.into());
+    let Some(choice) = fields.object("tool_choice")? else {
+        return Ok(());
+    };
+    let alone = choice.get("disable_parallel_tool_use");
+    let alone = alone.and_then(Value::as_bool).unwrap_or(false);
+    body.insert("parallel_tool_calls".into(), (!alone).into());
+    let kind = choice.get("type").cloned().unwrap_or_default();
+    let choice = match kind.as_str() {
+        Some("auto") => json!("auto"),
+        Some("any") => json!("required"),
+        Some("none") => json!("none"),
+        Some("tool") => {
+            let name = choice.get("name").cloned().unwrap_or_default();
+            json!({"type": "function", "function": {"name": name}})
+        }
+        _ => return Err(wrong("tool_choice.type", &kind, "auto, any, tool or none")),
+    };
+    body.insert("tool_choice".into(), choice);
+    Ok(())
+}
+
+/// Adds a message; results of tools become messages of their own.
+fn message(place: &str, value: Value, to: &mut Vec<Message>) -> Result<()> {
+    let mut fields = Fields::of(value, place)?;
+    let within = |error: ApiError| error.with_param(format!("{place}.content"));
+    let role = fields.value("role").unwrap_or_default();
+    let role = match role.as_str() {
+        Some(role @ ("user" | "assistant")) => role.to_owned(),
+        _ => return Err(wrong(&format!("{place}.role"), &role, "user or assistant")),
+    };
+    let content = fields.value("content");
+    let blocks = match content {
+        Some(Value::String(text)) => {
+            to.push(Message::new(role, text));
+            return Ok(());
+        }
+        Some(Value::Array(blocks)) => blocks,
+        other => {
+            let other = other.unwrap_or_default();
+            return Err(wrong(
+                &format!("{place}.content"),
+                &other,
+                "a text or a list of blocks",
+            ));
+        }
+    };
+    let mut own = Message::new(role, "");
+    let mut texts = Vec::new();
+    for (i, block) in blocks.into_iter().enumerate() {
+        let place = format!("{place}.content[{i}]");
+        let mut block = Fields::of(block, &place)?;
+        let kind = block.text("type").map_err(within)?.unwrap_or_default();
+        match kind.as_str() {
+            "text" => texts.extend(block.text("text").map_err(within)?),
+            "thinking" => own.reasoning_content = block.text("thinking").map_err(within)?,
+            "redacted_thinking" => {}
+            "tool_use" => {
+                let input = block.value("input").unwrap_or_else(|| json!({}));
+                let call = ToolCall {
+                    id: block.text("id").map_err(within)?.unwrap_or_default(),
+                    name: block.text("name").map_err(within)?.unwrap_or_default(),
+                    arguments: input.to_string(),
+                };
+                own.tool_calls.push(json!(call));
+            }
+            "tool_result" => {
+                let content = block.value("content").unwrap_or_else(|| "".into());
+                to.push(Message {
+                    tool_call_id: block.text("tool_use_id").map_err(within)?,
+                    ..Message::new("tool", text(&content, &place)?)
+                });
+            }
+            _ => {
+                let expected = "one of text, thinking, tool_use, tool_result";
+                let place = format!("{place}.type");
+                return Err(wrong(&place, &Value::String(kind), expected));
+            }
+        }
+    }
+    if !texts.is_empty() || !own.tool_calls.is_empty() {
+        own.content = texts.join("\n").into();
+        to.push(own);
+    }
+    Ok(())
+}
+
+/// A text, or blocks of text.
+fn text(value: &Value, place: &str) -> Result<String> {
+    if let Some(text) = value.as_str() {
+        return Ok(text.to_owned());
+    }
+    let block = |block: &Value| {
+        let is_text = block.get("type").is_none_or(|kind| kind == "text");
+        let text = block.get("text").and_then(Value::as_str);
+        text.filter(|_| is_text).map(str::to_owned)
+    };
+    let blocks = value.as_array();
+    let texts: Option<Vec<String>> = blocks.and_then(|list| list.iter().map(block).collect());
+    let texts = texts.ok_or_else(|| wrong(place, value, "a text or a list of blocks of text"))?;
+    Ok(texts.join("\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ask(value: Value) -> Result<Ask> {
+        read(Fields::of(value, "").unwrap())
+    }
+
+    #[test]
+    fn a_conversation_with_tools() {
+        let got = ask(json!({
+            "max_tokens": 9, "stop_sequences": ["x"], "system": [{"type": "text", "text": "Be brief."}],
+            "tools": [{"name": "f", "input_schema": {"type": "object"}}],
+            "tool_choice": {"type": "any", "disable_parallel_tool_use": true},
+            "thinking": {"type": "disabled"},
+            "messages": [
+                {"role": "user", "content": "Go"},
+                {"role": "assistant", "content": [
+                    {"type": "text", "text": "Well"},
+                    {"type": "tool_use", "id": "1", "name": "f", "input": {"a": 1}}]},
+                {"role": "user", "content": [
+                    {"type": "tool_result", "tool_use_id": "1", "content": "42"},
+                    {"type": "text", "text": "And?"}]},
+            ],
+        }));
+        let chat = got.unwrap().chat;
+        let roles: Vec<&str> = chat.messages.iter().map(|m| m.role.as_str()).collect();
+        assert_eq!(roles, ["system", "user", "assistant", "tool", "user"]);
+        let call = &chat.messages[2].tool_calls[0];
+        assert_eq!(call["function"]["arguments"], "{\"a\":1}");
+        assert_eq!(chat.messages[3].tool_call_id.as_deref(), Some("1"));
+        assert_eq!(chat.tools[0].name, "f");
+        assert_eq!(chat.tool_choice, biplane::ToolChoice::Required);
+        assert!(!chat.parallel_tool_calls);
+        assert_eq!(chat.generation.stop, ["x"]);
+        assert_eq!(chat.template_variables["enable_thinking"], json!(false));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_named() {
+        for (message, param) in [
+            (
+                json!({"role": "system", "content": "x"}),
+                "messages[0].role",
+            ),
+            (json!({"role": "user"}), "messages[0].content"),
+            (
+                json!({"role": "user", "content": [{"type": "image"}]}),
+                "messages[0].content[0].type",
+            ),
+        ] {
+            let error = ask(json!({"max_tokens": 1, "messages": [message]})).unwrap_err();
+            assert_eq!(error.param.as_deref(), Some(param));
+        }
+    }
+}

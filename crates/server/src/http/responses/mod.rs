@@ -1,0 +1,32 @@
+//! OpenAI's Responses API, over the same conversations. Nothing is stored between requests.
+
+mod answer;
+mod read;
+mod stream;
+
+use axum::{
+    Json,
+    body::Body,
+    extract::State,
+    response::{IntoResponse, Response},
+};
+use biplane::ChatStream;
+use futures::future::try_join_all;
+
+use super::{Shared, error::ApiError, fields::Fields, openai::chat, sse};
+
+/// `/v1/responses`
+pub async fn handle(State(app): State<Shared>, body: Body) -> Result<Response, ApiError> {
+    let model = app.model()?;
+    let (ask, echoed) = read::read(Fields::read(body).await?)?;
+    app.check_name(ask.model.as_deref())?;
+    let streams = chat::start(&model, ask.chat, 1).await?.streams;
+    let head = answer::Head::new(&app.name, echoed);
+    if ask.stream {
+        let writer = stream::Writer::new(head);
+        return Ok(sse::respond(|sse| writer.run(sse, streams)));
+    }
+    let answers = try_join_all(streams.into_iter().map(ChatStream::collect)).await?;
+    let body = answers.first().map(|answer| head.whole(answer));
+    Ok(Json(body).into_response())
+}

@@ -1,0 +1,145 @@
+//! Arguments of the server.
+
+use std::path::PathBuf;
+
+use biplane::{BackendKind, Device, EngineConfig};
+use clap::Args;
+
+use crate::{
+    cli::{ModelArgs, backend},
+    engine_args::EngineArgs,
+};
+
+/// Arguments of `biplane serve`.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// Which engine computes; the first in this build by default.
+    #[arg(long, env = "BIPLANE_BACKEND", value_parser = backend)]
+    pub backend: Option<BackendKind>,
+
+    #[command(flatten)]
+    pub options: ServeOptions,
+}
+
+/// Arguments of `biplane mlx`.
+#[derive(Debug, Args)]
+pub struct MlxArgs {
+    #[command(flatten)]
+    pub options: ServeOptions,
+
+    /// Where MLX computes: auto, cpu or gpu.
+    #[arg(long, value_parser = mlx_device, conflicts_with = "device")]
+    pub mlx_device: Option<Device>,
+
+    /// Describe a whole step's graph before any of it is computed; otherwise layer by layer.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+    pub mlx_lazy_eval: bool,
+
+    /// Requests may offer tools; they always may.
+    #[arg(long)]
+    pub enable_tools: bool,
+}
+
+fn mlx_device(s: &str) -> Result<Device, String> {
+    match s {
+        "auto" => Ok(Device::Auto),
+        "cpu" => Ok(Device::Cpu),
+        "gpu" => Ok(Device::Gpu),
+        _ => Err("expected auto, cpu or gpu".into()),
+    }
+}
+
+impl ServeOptions {
+    /// The engine's configuration.
+    pub fn engine(&self) -> EngineConfig {
+        EngineConfig {
+            max_sequences: self.max_sequences.into(),
+            max_queue: self.max_queue.into(),
+            ..self.engine.config()
+        }
+    }
+}
+
+/// What is served, where, and to whom.
+#[derive(Debug, Args)]
+pub struct ServeOptions {
+    #[command(flatten)]
+    pub model: ModelArgs,
+
+    #[command(flatten)]
+    pub engine: EngineArgs,
+
+    /// Most answers computed at once.
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub max_sequences: u16,
+
+    /// Most requests that wait; more are answered with 429.
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..))]
+    pub max_queue: u16,
+
+    /// A chat template (Jinja) to use instead of the model's own.
+    #[arg(long, value_name = "FILE")]
+    pub chat_template: Option<PathBuf>,
+
+    /// What clients call the model; its file's name or id by default.
+    #[arg(long, value_name = "NAME")]
+    pub model_name: Option<String>,
+
+    /// The address to listen at; others than this machine's own need --api-key or --insecure.
+    #[arg(long, default_value = "127.0.0.1", env = "BIPLANE_HOST")]
+    pub host: String,
+
+    /// The port to listen at; 0 for any that is free.
+    #[arg(long, default_value_t = 8080, env = "BIPLANE_PORT")]
+    pub port: u16,
+
+    /// What requests must send as `Authorization: Bearer KEY`.
+    #[arg(
+        long,
+        value_name = "KEY",
+        env = "BIPLANE_API_KEY",
+        hide_env_values = true
+    )]
+    pub api_key: Option<String>,
+
+    /// Serve others than this machine without a key.
+    #[arg(long)]
+    pub insecure: bool,
+
+    /// Let pages of this origin ask, as https://app.example; may be given several times, `*` for all.
+    #[arg(long, value_name = "ORIGIN")]
+    pub cors_origin: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use biplane::{Device, IsqType};
+    use clap::Parser;
+
+    use crate::cli::{Cli, Command};
+
+    #[test]
+    fn mlx_takes_what_its_users_write() {
+        let line = "biplane --isq Q4K mlx -m org/name --port 1234 --mlx-device gpu --mlx-lazy-eval false \
+                    --enable-tools";
+        let cli = Cli::try_parse_from(line.split_whitespace()).unwrap();
+        let Command::Mlx(args) = cli.command_line().unwrap() else {
+            panic!("another command");
+        };
+        assert_eq!(args.options.model.isq.isq, Some(IsqType::Q4K));
+        assert_eq!(args.options.port, 1234);
+        assert_eq!(args.mlx_device, Some(Device::Gpu));
+        assert!(!args.mlx_lazy_eval && args.enable_tools);
+    }
+
+    #[test]
+    fn isq_before_the_command_is_for_servers() {
+        let command = |line: &str| {
+            let cli = Cli::try_parse_from(line.split_whitespace()).unwrap();
+            cli.command_line()
+        };
+        assert!(command("biplane --isq Q4K serve").is_ok());
+        assert!(command("biplane --isq Q4K serve --isq Q5K").is_err());
+        assert!(command("biplane --isq Q4K run hello").is_err());
+    }
+}
