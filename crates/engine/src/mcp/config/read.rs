@@ -63,7 +63,9 @@ impl McpConfig {
             (None, Some(_)) => return Err(field("servers", "expected a list of servers")),
             (None, None) => {}
         }
-        top.finish("mcpServers or servers, tool_timeout_secs, max_concurrent_calls, auto_register_tools")?;
+        top.finish(
+            "mcpServers or servers, tool_timeout_secs, max_concurrent_calls, auto_register_tools",
+        )?;
         config.validate()?;
         Ok(config)
     }
@@ -86,7 +88,10 @@ impl McpConfig {
                 return Err(field(&place, "its name is empty"));
             }
             if !names.insert(&server.name) {
-                return Err(field(&place, "there are two of this name; each needs its own"));
+                return Err(field(
+                    &place,
+                    "there are two of this name; each needs its own",
+                ));
             }
             match &server.source {
                 McpSource::Process { command, .. } if command.is_empty() => {
@@ -208,7 +213,10 @@ fn unknown_transport(fields: &Fields, name: &str, got: &str, known: &str) -> Mcp
         "sse" => "; it is the transport before streamable HTTP, which most such servers offer too",
         _ => "",
     };
-    fields.error(name, &format!("the transport {got:?} is not known{hint}; known are {known}"))
+    fields.error(
+        name,
+        &format!("the transport {got:?} is not known{hint}; known are {known}"),
+    )
 }
 
 fn field(place: &str, reason: &str) -> McpConfigError {
@@ -314,6 +322,9 @@ impl Fields {
             let reason = "OAuth cannot be used; get a token elsewhere, and give it as bearer_token or in headers";
             return Err(self.error(name, reason));
         }
-        Err(self.error(name, &format!("there is no such field; there are {allowed}")))
+        Err(self.error(
+            name,
+            &format!("there is no such field; there are {allowed}"),
+        ))
     }
 }
