@@ -62,7 +62,7 @@ pub use error::{Error, Result};
 pub use generation::{Event, FinishReason, Request, Response, Timings};
 pub use grammar::Constraint;
 #[cfg(feature = "mcp")]
-pub use mcp::{McpClient, McpConfig};
+pub use mcp::{McpClient, McpConfig, McpServer};
 pub use model::Model;
 pub use replay::{Replayed, replay};
 pub use sampling::{Choice, Dry, Sampler, SamplingParams, TokenLogprobs, TokenMask, logprobs};

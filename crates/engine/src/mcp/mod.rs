@@ -6,6 +6,8 @@ mod config;
 mod connection;
 mod register;
 mod result;
+mod server;
 
 pub use client::{McpClient, McpError, McpServerState, McpServerStatus};
 pub use config::{McpConfig, McpConfigError, McpServerConfig, McpSource};
+pub use server::{McpServer, McpServing};
