@@ -186,6 +186,31 @@ async fn a_call_that_takes_too_long_is_given_up() {
     );
 }
 
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn programs_end_with_the_client() {
+    let stubborn = McpServerConfig::new("one", McpSource::process(SERVER, ["stubborn"]));
+    let client = McpClient::connect(config([stubborn])).await.unwrap();
+    let process = call(&client, "process", json!({})).await.unwrap();
+    let lives = || {
+        let status = std::fs::read_to_string(format!("/proc/{process}/status"));
+        status.is_ok_and(|status| !status.contains("State:\tZ"))
+    };
+    assert!(lives());
+    let tools = client.tools().clone();
+    drop(client);
+    while lives() {
+        tokio::task::yield_now().await;
+    }
+    let late = ToolCall {
+        id: "1".into(),
+        name: "echo".into(),
+        arguments: "{}".into(),
+    };
+    let error = tools.call(&late).await.unwrap_err();
+    assert_eq!(error, "its connection is closed");
+}
+
 #[tokio::test]
 async fn programs_get_their_environment_and_folder() {
     let folder = tempfile::tempdir().unwrap();

@@ -30,6 +30,10 @@ fn main() {
             }
         });
     }
+    // As a server that does not notice that nobody is there any more.
+    while std::env::args().nth(1).as_deref() == Some("stubborn") {
+        std::thread::park();
+    }
 }
 
 fn send(message: Value) {
@@ -60,6 +64,7 @@ fn answer(method: &str, params: &Value) -> Option<Value> {
             tool("large", json!({"type": "object"})),
             tool("picture", json!({"type": "object"})),
             tool("sleep", json!({"type": "object"})),
+            tool("process", json!({"type": "object"})),
             tool("environment", json!({"type": "object"})),
         ]}),
         "tools/call" => call(params["name"].as_str()?, &params["arguments"]),
@@ -88,6 +93,7 @@ fn call(name: &str, arguments: &Value) -> Value {
             send(json!({"jsonrpc": "2.0", "method": "notifications/tools/list_changed"}));
             text("changed".into())
         }
+        "process" => text(std::process::id().to_string()),
         "die" => std::process::exit(1),
         "fail" => json!({"isError": true, "content": [{"type": "text", "text": "it is broken"}]}),
         "large" => text("x".repeat(1024 * 1024 + 1)),

@@ -7,6 +7,8 @@ mod connection;
 mod register;
 mod result;
 mod server;
+#[cfg(test)]
+mod tests;
 
 pub use client::{McpClient, McpError, McpServerState, McpServerStatus};
 pub use config::{McpConfig, McpConfigError, McpServerConfig, McpSource};
