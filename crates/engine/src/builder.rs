@@ -74,6 +74,8 @@ pub struct ModelBuilder {
     tools: Vec<Tool>,
     callbacks: Vec<(String, Arc<ToolCallback>)>,
     tool_config: ToolConfig,
+    #[cfg(feature = "mcp")]
+    mcp: Option<crate::McpConfig>,
     engine: EngineConfig,
     progress: OnProgress,
 }
@@ -110,6 +112,8 @@ impl ModelBuilder {
             tools: Vec::new(),
             callbacks: Vec::new(),
             tool_config: ToolConfig::default(),
+            #[cfg(feature = "mcp")]
+            mcp: None,
             engine: EngineConfig::default(),
             progress: Arc::new(|_| {}),
         }
@@ -268,6 +272,15 @@ impl ModelBuilder {
     /// How tools are run.
     pub fn with_tool_config(mut self, config: ToolConfig) -> Self {
         self.tool_config = config;
+        self
+    }
+
+    /// MCP servers, which are connected once the model is loaded, and whose tools are run for it as
+    /// those of [`with_tools`](Self::with_tools). One that cannot be reached is no error: see
+    /// [`Model::mcp`](crate::Model::mcp).
+    #[cfg(feature = "mcp")]
+    pub fn with_mcp_config(mut self, config: crate::McpConfig) -> Self {
+        self.mcp = Some(config);
         self
     }
 

@@ -132,6 +132,12 @@ macro_rules! builder {
                 self.with(|b| b.with_tool_config(config))
             }
 
+            /// As [`ModelBuilder::with_mcp_config`].
+            #[cfg(feature = "mcp")]
+            pub fn with_mcp_config(self, config: crate::McpConfig) -> Self {
+                self.with(|b| b.with_mcp_config(config))
+            }
+
             /// As [`ModelBuilder::with_engine`].
             pub fn with_engine(self, config: EngineConfig) -> Self {
                 self.with(|b| b.with_engine(config))

@@ -59,6 +59,10 @@ pub enum Error {
         /// What it said.
         reason: String,
     },
+    /// MCP servers.
+    #[cfg(feature = "mcp")]
+    #[error(transparent)]
+    Mcp(#[from] crate::mcp::McpError),
     /// The engine's thread is gone.
     #[error("the engine has stopped: {0}")]
     Stopped(String),

@@ -27,6 +27,8 @@ mod files;
 mod generation;
 pub mod grammar;
 pub mod hub;
+#[cfg(feature = "mcp")]
+pub mod mcp;
 pub mod memory;
 mod model;
 mod replay;
@@ -59,6 +61,8 @@ pub use engine::{
 pub use error::{Error, Result};
 pub use generation::{Event, FinishReason, Request, Response, Timings};
 pub use grammar::Constraint;
+#[cfg(feature = "mcp")]
+pub use mcp::{McpClient, McpConfig, McpServer};
 pub use model::Model;
 pub use replay::{Replayed, replay};
 pub use sampling::{Choice, Dry, Sampler, SamplingParams, TokenLogprobs, TokenMask, logprobs};

@@ -21,6 +21,8 @@ use crate::{
 pub struct Model {
     inner: Arc<Inner>,
     tools: ToolLoop,
+    #[cfg(feature = "mcp")]
+    mcp: Option<crate::McpClient>,
 }
 
 struct Inner {
@@ -57,7 +59,21 @@ impl Model {
                 grammars: OnceLock::new(),
             }),
             tools: ToolLoop::default(),
+            #[cfg(feature = "mcp")]
+            mcp: None,
         }
+    }
+
+    #[cfg(feature = "mcp")]
+    pub(crate) fn with_mcp(mut self, mcp: crate::McpClient) -> Self {
+        self.mcp = Some(mcp);
+        self
+    }
+
+    /// The MCP servers that the model was built with.
+    #[cfg(feature = "mcp")]
+    pub fn mcp(&self) -> Option<&crate::McpClient> {
+        self.mcp.as_ref()
     }
 
     /// Runs tools as this says, in place of what the model ran before: of this handle and its

@@ -37,6 +37,10 @@ impl ModelBuilder {
     /// As [`Self::build`].
     pub fn build_blocking(self) -> Result<Model> {
         let tools = self.tool_loop()?;
+        #[cfg(feature = "mcp")]
+        if let Some(config) = &self.mcp {
+            config.validate().map_err(crate::mcp::McpError::from)?;
+        }
         let opened = self.open()?;
         let spec = self.spec(&opened, self.backend)?;
         let backend = spec.backend;
@@ -77,6 +81,12 @@ impl ModelBuilder {
             texts.sampling,
             backend,
         );
+        #[cfg(feature = "mcp")]
+        if let Some(config) = self.mcp.filter(|config| !config.servers.is_empty()) {
+            let client = crate::McpClient::start(config, tools.tools.clone())?;
+            futures::executor::block_on(client.settled());
+            return Ok(model.with_tool_loop(tools).with_mcp(client));
+        }
         Ok(model.with_tool_loop(tools))
     }
 

@@ -1,0 +1,330 @@
+//! One MCP server: connected, watched, and connected again when it ends.
+
+use std::{
+    process::Stdio,
+    sync::{Arc, PoisonError, RwLock},
+    time::{Duration, Instant},
+};
+
+use rmcp::{
+    ClientHandler, ServiceExt,
+    model::{CallToolRequestParams, CallToolResponse, ClientConfig, Implementation},
+    service::{NotificationContext, Peer, RoleClient, RunningService, ServiceError},
+    transport::{
+        StreamableHttpClientTransport, async_rw::AsyncRwTransport,
+        streamable_http_client::StreamableHttpClientTransportConfig,
+    },
+};
+use serde_json::Value;
+use tokio::{
+    process::{Child, Command},
+    runtime::Handle,
+    sync::{Notify, Semaphore, watch},
+};
+
+use super::{
+    McpConfig, McpServerConfig, McpServerState, McpServerStatus, McpSource, register::Register,
+    result,
+};
+use crate::tools::ToolOutcome;
+
+/// How long a server may take to be ready.
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// Waits between attempts: doubled from the first to the last.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LAST_PAUSE: Duration = Duration::from_secs(30);
+
+pub(super) struct Connection {
+    pub config: McpServerConfig,
+    pub status: watch::Sender<McpServerStatus>,
+    peer: RwLock<Option<Peer<RoleClient>>>,
+    permits: Arc<Semaphore>,
+    timeout: Duration,
+    runtime: Handle,
+    /// A call found the transport broken.
+    broken: Notify,
+}
+
+/// A session, and the program behind it, which ends with it.
+struct Session {
+    service: RunningService<RoleClient, Listener>,
+    _child: Option<Child>,
+}
+
+/// Hears what a server says unasked.
+struct Listener {
+    name: String,
+    changed: Arc<Notify>,
+}
+
+impl ClientHandler for Listener {
+    async fn on_tool_list_changed(&self, _: NotificationContext<RoleClient>) {
+        self.changed.notify_one();
+    }
+
+    #[expect(deprecated, reason = "servers of today's protocol send it")]
+    async fn on_logging_message(
+        &self,
+        params: rmcp::model::LoggingMessageNotificationParam,
+        _: NotificationContext<RoleClient>,
+    ) {
+        tracing::debug!("MCP server {:?}: {}", self.name, params.data);
+    }
+
+    fn get_info(&self) -> ClientConfig {
+        let me = Implementation::new("biplane", env!("CARGO_PKG_VERSION"));
+        ClientConfig::new(Default::default(), me)
+    }
+}
+
+impl Connection {
+    pub fn new(
+        config: McpServerConfig,
+        all: &McpConfig,
+        permits: Arc<Semaphore>,
+        runtime: Handle,
+    ) -> Self {
+        let own = match &config.source {
+            McpSource::Http { timeout, .. } => *timeout,
+            McpSource::Process { .. } => None,
+        };
+        let status = McpServerStatus {
+            name: config.name.clone(),
+            state: McpServerState::Connecting,
+            left_out: Vec::new(),
+            connections: 0,
+        };
+        Connection {
+            config,
+            status: watch::Sender::new(status),
+            peer: RwLock::new(None),
+            permits,
+            timeout: own.unwrap_or(all.tool_timeout),
+            runtime,
+            broken: Notify::new(),
+        }
+    }
+
+    /// Keeps the server connected, until this is dropped. `after` are the servers before it, whose
+    /// tools get their names first.
+    pub async fn run(
+        self: Arc<Self>,
+        register: Register,
+        after: Vec<watch::Receiver<McpServerStatus>>,
+    ) {
+        let mut after = after;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let changed = Arc::new(Notify::new());
+            let began = Instant::now();
+            let opened = tokio::time::timeout(CONNECT, self.open(Arc::clone(&changed))).await;
+            let reason = match opened {
+                Ok(Ok(session)) => {
+                    for mut other in std::mem::take(&mut after) {
+                        let _ = other.wait_for(McpServerStatus::is_settled).await;
+                    }
+                    self.status.send_modify(|status| status.connections += 1);
+                    let reason = self.attend(session, &register, &changed).await;
+                    if began.elapsed() > LAST_PAUSE {
+                        pause = FIRST_PAUSE;
+                    }
+                    reason
+                }
+                Ok(Err(reason)) => reason,
+                Err(_) => format!("it was not ready within {} s", CONNECT.as_secs()),
+            };
+            *self.peer.write().unwrap_or_else(PoisonError::into_inner) = None;
+            tracing::warn!("MCP server {:?}: {reason}", self.config.name);
+            let failed = McpServerState::Failed { reason };
+            self.status.send_modify(|status| status.state = failed);
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LAST_PAUSE);
+        }
+    }
+
+    /// Lists tools until the session ends; why it did.
+    async fn attend(&self, session: Session, register: &Register, changed: &Notify) -> String {
+        let Session { service, _child } = session;
+        let peer = service.peer().clone();
+        let set = || self.peer.write().unwrap_or_else(PoisonError::into_inner);
+        let waiting = service.waiting();
+        tokio::pin!(waiting);
+        loop {
+            let listing = tokio::time::timeout(CONNECT, register.list(&peer));
+            let listed = tokio::select! {
+                _ = &mut waiting => return "it ended".into(),
+                listed = listing => listed,
+            };
+            let (tools, mut left_out) = match listed {
+                Ok(Ok(listed)) => listed,
+                Ok(Err(reason)) => return format!("its tools cannot be listed: {reason}"),
+                Err(_) => {
+                    return format!("its tools were not listed within {} s", CONNECT.as_secs());
+                }
+            };
+            *set() = Some(peer.clone());
+            let tools = register.put(self, tools, &mut left_out);
+            self.status.send_modify(|status| {
+                status.state = McpServerState::Ready { tools };
+                status.left_out = left_out;
+            });
+            tokio::select! {
+                _ = &mut waiting => return "it ended".into(),
+                () = self.broken.notified() => return "it cannot be reached".into(),
+                () = changed.notified() => {}
+            }
+        }
+    }
+
+    async fn open(&self, changed: Arc<Notify>) -> Result<Session, String> {
+        let listener = Listener {
+            name: self.config.name.clone(),
+            changed,
+        };
+        match &self.config.source {
+            McpSource::Process {
+                command,
+                args,
+                env,
+                work_dir,
+            } => {
+                let mut program = Command::new(command);
+                program
+                    .args(args)
+                    .envs(env)
+                    .stdin(Stdio::piped())
+                    .stdout(Stdio::piped())
+                    .kill_on_drop(true);
+                if let Some(folder) = work_dir {
+                    program.current_dir(folder);
+                }
+                let started = program.spawn();
+                let mut child = started.map_err(|e| format!("{command} cannot be started: {e}"))?;
+                let (Some(output), Some(input)) = (child.stdout.take(), child.stdin.take()) else {
+                    return Err(format!("{command} was started without pipes"));
+                };
+                let served = listener
+                    .serve(AsyncRwTransport::new_client(output, input))
+                    .await;
+                let service = match served {
+                    Ok(service) => service,
+                    Err(error) => {
+                        return Err(match child.try_wait() {
+                            Ok(Some(status)) => format!("{command} ended at once: {status}"),
+                            _ => error.to_string(),
+                        });
+                    }
+                };
+                Ok(Session {
+                    service,
+                    _child: Some(child),
+                })
+            }
+            McpSource::Http {
+                url,
+                headers,
+                bearer_token,
+                ..
+            } => {
+                let mut config = StreamableHttpClientTransportConfig::with_uri(url.as_str());
+                for (name, value) in headers {
+                    let wrong = |what: &str| format!("the header {name:?} is no header's {what}");
+                    let key = http::HeaderName::try_from(name).map_err(|_| wrong("name"))?;
+                    let value = http::HeaderValue::try_from(value).map_err(|_| wrong("value"))?;
+                    config.custom_headers.insert(key, value);
+                }
+                config.auth_header = bearer_token.clone();
+                let transport = StreamableHttpClientTransport::from_config(config);
+                let served = listener.serve(transport).await;
+                Ok(Session {
+                    service: served.map_err(|e| e.to_string())?,
+                    _child: None,
+                })
+            }
+        }
+    }
+
+    /// Calls a tool. Dropping the call cancels it.
+    pub async fn call(self: Arc<Self>, tool: String, arguments: Value) -> ToolOutcome {
+        let Value::Object(arguments) = arguments else {
+            return Err("the arguments are no object".into());
+        };
+        let call = CallToolRequestParams::new(tool).with_arguments(arguments);
+        let response = self
+            .ask(async move |peer| peer.call_tool_once(call).await)
+            .await?;
+        match response {
+            CallToolResponse::Complete(result) => result::outcome(result),
+            _ => Err("it asks the user for more, which cannot be done here".into()),
+        }
+    }
+
+    /// Asks the server within its time, on the connection's own runtime.
+    pub async fn ask<T, F>(
+        self: Arc<Self>,
+        question: impl FnOnce(Peer<RoleClient>) -> F + Send + 'static,
+    ) -> Result<T, String>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, ServiceError>> + Send,
+    {
+        let me = Arc::clone(&self);
+        let work = async move {
+            let asking = async {
+                let permit = Arc::clone(&me.permits).acquire_owned().await;
+                let _permit = permit.map_err(|e| e.to_string())?;
+                question(me.peer()?)
+                    .await
+                    .map_err(|error| me.explain(&error))
+            };
+            let limit = me.timeout;
+            let late = || format!("it did not answer within {} s", limit.as_secs_f64());
+            let answered = tokio::time::timeout(limit, asking).await;
+            answered.map_err(|_| late())?
+        };
+        let mut task = AbortOnDrop(self.runtime.spawn(work));
+        let done = (&mut task.0).await;
+        done.unwrap_or_else(|_| Err("its connection is closed".into()))
+    }
+
+    fn peer(&self) -> Result<Peer<RoleClient>, String> {
+        let peer = self.peer.read().unwrap_or_else(PoisonError::into_inner);
+        let name = &self.config.name;
+        peer.clone()
+            .ok_or_else(|| match &self.status.borrow().state {
+                McpServerState::Failed { reason } => {
+                    format!("the MCP server {name:?} is not connected: {reason}; it is tried again")
+                }
+                _ => format!("the MCP server {name:?} is not connected yet"),
+            })
+    }
+
+    fn explain(&self, error: &ServiceError) -> String {
+        match error {
+            ServiceError::McpError(error) => error.message.to_string(),
+            ServiceError::TransportClosed => {
+                format!(
+                    "the MCP server {:?} ended during the call",
+                    self.config.name
+                )
+            }
+            ServiceError::TransportSend(_) => {
+                self.broken.notify_one();
+                format!(
+                    "the MCP server {:?} cannot be reached: {error}",
+                    self.config.name
+                )
+            }
+            other => other.to_string(),
+        }
+    }
+}
+
+struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
