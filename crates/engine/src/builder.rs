@@ -243,8 +243,9 @@ impl ModelBuilder {
         self
     }
 
-    /// Tools that the model may call, and that are run for it by [`Model::send_chat_request`] and
-    /// [`Model::stream_chat_request`]. One that cannot be is an error when the model is built.
+    /// Tools that the model may call, and that are run for it by
+    /// [`Model::send_chat_request`](crate::Model::send_chat_request) and
+    /// [`Model::stream_chat_request`](crate::Model::stream_chat_request). One that cannot be is an error when the model is built.
     pub fn with_tools(mut self, tools: impl IntoIterator<Item = Tool>) -> Self {
         self.tools.extend(tools);
         self

@@ -106,7 +106,7 @@ pub struct ServeOptions {
     #[arg(long)]
     pub insecure: bool,
 
-    /// Let pages of this origin ask, as https://app.example; may be given several times, `*` for all.
+    /// Let pages of this origin ask, as `https://app.example`; may be given several times, `*` for all.
     #[arg(long, value_name = "ORIGIN")]
     pub cors_origin: Vec<String>,
 }
