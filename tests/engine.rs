@@ -243,6 +243,15 @@ fn stored_prompts_serve_the_next_model(backend: BackendKind) {
         assert_alike(&again, &want);
         assert_eq!(again[0].timings.cached_tokens, 149, "{name}");
         assert_eq!(again[0].finish_reason, FinishReason::Length);
+        // Another arithmetic gives other keys and values.
+        let exact = ModelBuilder::new(fixture(name).to_string_lossy())
+            .with_backend(backend)
+            .with_device(Device::Cpu)
+            .with_exact(true)
+            .with_engine(config.clone())
+            .build_blocking()
+            .unwrap();
+        assert_eq!(together(&exact, &all)[0].timings.cached_tokens, 0);
     }
 }
 

@@ -35,10 +35,7 @@ pub enum Error {
         queued: usize,
     },
     /// What is asked for does not fit the memory.
-    #[error(
-        "too little memory: {what} takes {}, {} are free; take a coarser quantization (--isq Q4K), a shorter context (--ctx), or free memory",
-        gib(*needed), gib(*available)
-    )]
+    #[error("{what} take {}, {} are there for them; {remedy}", gib(*needed), gib(*available))]
     Memory {
         /// What does not fit.
         what: String,
@@ -46,6 +43,8 @@ pub enum Error {
         needed: u64,
         /// Bytes there are.
         available: u64,
+        /// What can be done.
+        remedy: &'static str,
     },
     /// A constraint that no answer can be held to.
     #[error(transparent)]

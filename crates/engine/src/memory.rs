@@ -47,7 +47,12 @@ pub fn available_bytes() -> Option<u64> {
 pub(crate) fn check_weights(spec: &RunnerSpec) -> Result<()> {
     let checkpoint = &*spec.opened.checkpoint;
     let bits = spec.isq.default.map(|isq| isq.bits());
-    fits("the weights", weights(checkpoint, bits), available_bytes())
+    fits(
+        "the weights".into(),
+        weights(checkpoint, bits),
+        available_bytes(),
+        "quantize them more coarsely (--isq Q4K), or free memory",
+    )
 }
 
 /// Refuses a context that was asked for and whose KV cache does not fit; `budget` is what all caches may
@@ -59,11 +64,11 @@ pub(crate) fn check_context(
     budget: usize,
 ) -> Result<()> {
     let Some(context) = asked else { return Ok(()) };
-    let what = format!("the KV cache of {context} tokens");
     fits(
-        &what,
+        format!("keys and values of {context} tokens"),
         info.kv_bytes(context, chunk) as u64,
         Some(budget as u64),
+        "take a shorter context (--ctx), or allow more (--kv-memory)",
     )
 }
 
@@ -87,12 +92,13 @@ fn weights(checkpoint: &dyn Checkpoint, bits: Option<u8>) -> u64 {
     checkpoint.names().iter().map(size).sum()
 }
 
-fn fits(what: &str, needed: u64, available: Option<u64>) -> Result<()> {
+fn fits(what: String, needed: u64, available: Option<u64>, remedy: &'static str) -> Result<()> {
     match available {
         Some(available) if needed > available => Err(Error::Memory {
-            what: what.to_owned(),
+            what,
             needed,
             available,
+            remedy,
         }),
         _ => Ok(()),
     }
@@ -104,13 +110,14 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_refused_with_figures_and_remedies() {
-        assert!(fits("the weights", 5, Some(5)).is_ok());
-        assert!(fits("the weights", 5, None).is_ok());
-        let error = fits("the weights", 3 << 30, Some(1 << 30)).unwrap_err();
-        let words = error.to_string();
-        for part in ["the weights", "3.00 GiB", "1.00 GiB", "--isq", "--ctx"] {
-            assert!(words.contains(part), "{words}");
-        }
+        let fits = |needed, available| fits("the weights".into(), needed, available, "do this");
+        assert!(fits(5, Some(5)).is_ok());
+        assert!(fits(5, None).is_ok());
+        let words = fits(3 << 30, Some(1 << 30)).unwrap_err().to_string();
+        assert_eq!(
+            words,
+            "the weights take 3.00 GiB, 1.00 GiB are there for them; do this"
+        );
     }
 
     #[test]

@@ -182,6 +182,15 @@ impl Model {
         self.inner.engine.submit(request, grammar)
     }
 
+    /// Prepares the vocabulary for constraints, which the first of them waits for otherwise: about a
+    /// second for 262,144 tokens.
+    ///
+    /// # Errors
+    /// [`Error::Grammar`] for a vocabulary that cannot be constrained.
+    pub fn prepare_constraints(&self) -> Result<()> {
+        self.grammars().map(|_| ())
+    }
+
     fn grammars(&self) -> Result<&GrammarEngine> {
         let inner = &self.inner;
         let made = inner.grammars.get_or_init(|| {

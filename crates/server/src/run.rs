@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, Read, Write};
 
 use anyhow::{Context, bail};
-use biplane::{BackendKind, Event, FinishReason, Message, Request, Timings};
+use biplane::{BackendKind, Event, FinishReason, Message, Request, SamplingChanges, Timings};
 
 use crate::{
     cli::RunArgs,
@@ -22,9 +22,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
         .watch(args.model.builder(backend))
         .with_engine(args.engine.config());
     if let Some(file) = &args.chat_template {
-        let template =
-            std::fs::read_to_string(file).with_context(|| format!("{}", file.display()))?;
-        builder = builder.with_chat_template_literal(template);
+        builder = builder.with_chat_template(file);
     }
     let model = builder.build_blocking()?;
     progress.clear();
@@ -36,14 +34,16 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
         messages.push(Message::new("user", prompt));
         model.chat_tokens(&messages)?
     };
-    let mut sampling = model.default_sampling();
-    sampling.temperature = args.temperature.unwrap_or(sampling.temperature);
-    sampling.top_p = args.top_p.unwrap_or(sampling.top_p);
-    sampling.top_k = args.top_k.unwrap_or(sampling.top_k);
-    sampling.min_p = args.min_p.unwrap_or(sampling.min_p);
-    sampling.seed = args.seed;
+    let changes = SamplingChanges {
+        temperature: args.temperature,
+        top_p: args.top_p,
+        top_k: args.top_k,
+        min_p: args.min_p,
+        seed: args.seed,
+        ..SamplingChanges::default()
+    };
     let events = model.submit(Request {
-        sampling,
+        sampling: changes.apply(model.default_sampling()),
         max_tokens: args.max_tokens,
         constraint,
         ..Request::new(tokens)

@@ -35,9 +35,7 @@ pub fn mlx(args: MlxArgs) -> anyhow::Result<()> {
 fn start(options: &ServeOptions, builder: ModelBuilder) -> anyhow::Result<()> {
     let mut builder = builder.with_engine(options.engine());
     if let Some(file) = &options.chat_template {
-        let template =
-            std::fs::read_to_string(file).with_context(|| format!("{}", file.display()))?;
-        builder = builder.with_chat_template_literal(template);
+        builder = builder.with_chat_template(file);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -90,6 +88,13 @@ async fn load(builder: ModelBuilder, app: Shared) -> biplane::Result<Model> {
     let model = builder.build().await?;
     progress.clear();
     app.loaded(model.clone());
+    // The first constrained answer must not wait for it.
+    let warm = model.clone();
+    tokio::task::spawn_blocking(move || {
+        if let Err(error) = warm.prepare_constraints() {
+            tracing::warn!("answers cannot be constrained: {error}");
+        }
+    });
     Ok(model)
 }
 

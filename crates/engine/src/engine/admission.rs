@@ -169,7 +169,9 @@ impl Scheduler<'_> {
         if parted >= computed + WORTH {
             at.push(parted);
         }
-        at.push(end);
+        if end >= WORTH {
+            at.push(end);
+        }
         at.sort_unstable();
         at.dedup();
         at.retain(|n| *n > computed);

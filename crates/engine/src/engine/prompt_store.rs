@@ -52,8 +52,8 @@ pub(super) fn key(spec: &RunnerSpec) -> Key {
     };
     add(env!("CARGO_PKG_VERSION").into());
     add(format!(
-        "{} {:?} {:?} {:?} {:?}",
-        spec.backend, spec.device, spec.dtype, spec.isq, spec.context_length
+        "{} {:?} {:?} {:?} {:?} {}",
+        spec.backend, spec.device, spec.dtype, spec.isq, spec.context_length, spec.exact
     ));
     let path = spec.opened.checkpoint.path();
     let mut files: Vec<PathBuf> = match fs::read_dir(path) {

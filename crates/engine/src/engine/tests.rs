@@ -3,6 +3,8 @@
 
 mod constraints;
 mod fake;
+mod prefixes;
+mod trouble;
 
 use std::{
     collections::HashSet,
@@ -221,91 +223,6 @@ fn assert_alike(a: &[Answer], b: &[Answer]) {
 }
 
 #[test]
-fn company_and_kept_prefixes_change_nothing() {
-    let vocabulary = vocabulary();
-    for window in [None, Some(64)] {
-        let requests = many();
-        let want = solo(&vocabulary, window, &requests);
-        for n in [1, 2, 4, 8, 16, 64] {
-            let mut bench = Bench::new(
-                &vocabulary,
-                window,
-                EngineConfig {
-                    max_sequences: n,
-                    step_tokens: 128,
-                    ..EngineConfig::default()
-                },
-            );
-            assert_alike(&bench.answers(&requests), &want);
-            // Once more, with everything kept.
-            assert_alike(&bench.answers(&requests), &want);
-            bench.nothing_leaks();
-        }
-    }
-}
-
-#[test]
-fn a_common_beginning_is_computed_once() {
-    let vocabulary = vocabulary();
-    let requests: Vec<_> = many().into_iter().skip(2).step_by(3).collect();
-    let mut bench = Bench::new(&vocabulary, None, EngineConfig::default());
-    let answers = bench.answers(&requests);
-    for answer in &answers[1..] {
-        assert_eq!(answer.timings.cached_tokens, 700);
-    }
-    let computed = bench.scheduler.counters.read().prompt_tokens;
-    assert_eq!(computed, 700 + 40 * requests.len() as u64);
-}
-
-#[test]
-fn sliding_windows_keep_what_others_need() {
-    let vocabulary = vocabulary();
-    // Long answers: what was shared is out of reach when they end.
-    let long = |mut r: Request| {
-        let own = r.tokens[700..].to_vec();
-        r.tokens.extend(own.repeat(2));
-        Request {
-            ignore_eos: true,
-            max_tokens: Some(100),
-            ..r
-        }
-    };
-    let requests: Vec<_> = many().into_iter().skip(2).step_by(3).map(long).collect();
-    let mut bench = Bench::new(&vocabulary, Some(64), EngineConfig::default());
-    let one_by_one: Vec<_> = requests
-        .iter()
-        .map(|r| {
-            bench.answers(std::slice::from_ref(r))[0]
-                .timings
-                .cached_tokens
-        })
-        .collect();
-    // The second finds the copy at a regular distance, and marks where it parted; the third uses that.
-    assert_eq!(one_by_one[..4], [0, 512, 700, 700]);
-}
-
-#[test]
-fn a_conversation_goes_on_where_it_was() {
-    let vocabulary = vocabulary();
-    for window in [None, Some(64)] {
-        let mut bench = Bench::new(&vocabulary, window, EngineConfig::default());
-        let first = request(1, 200, 50);
-        let answer = bench.answers(std::slice::from_ref(&first)).remove(0);
-        let mut tokens = [&first.tokens[..], &answer.tokens].concat();
-        let before = tokens.len();
-        tokens.extend(prompt(5, 30));
-        let next = Request {
-            max_tokens: Some(5),
-            ..Request::new(tokens)
-        };
-        let answer = bench.answers(&[next]).remove(0);
-        // The last token was never computed.
-        assert_eq!(answer.timings.cached_tokens, before - 1);
-        bench.nothing_leaks();
-    }
-}
-
-#[test]
 fn guesses_change_nothing_but_the_steps() {
     let vocabulary = vocabulary();
     let requests = many();
@@ -330,103 +247,6 @@ fn guesses_change_nothing_but_the_steps() {
         let guesser = Guesser::prompt_lookup(4);
         let mut bench = Bench::guessing(&vocabulary, window, config, Some(guesser));
         assert_alike(&bench.answers(&requests), &want);
-        bench.nothing_leaks();
-    }
-}
-
-#[test]
-fn memory_that_runs_out_is_given_back_and_computed_again() {
-    let vocabulary = vocabulary();
-    let requests: Vec<_> = (0..8).map(|i| seeded(i, 200, 200)).collect();
-    let want = solo(&vocabulary, None, &requests);
-    let mut bench = Bench::new(
-        &vocabulary,
-        None,
-        EngineConfig {
-            // Room for not quite three of them.
-            kv_memory: Some(1100 * fake::BYTES_PER_TOKEN),
-            ..EngineConfig::default()
-        },
-    );
-    assert_alike(&bench.answers(&requests), &want);
-    let metrics = bench.scheduler.counters.read();
-    assert!(metrics.preemptions > 0);
-    assert!(bench.watch.most_bytes.load(Relaxed) <= 1100 * fake::BYTES_PER_TOKEN);
-    bench.nothing_leaks();
-    let long = Request {
-        tokens: prompt(1, 900),
-        ..endless(1, 500)
-    };
-    let error = bench.answers(&[long])[0].end.clone();
-    assert!(matches!(error, Some(Err(e)) if e.contains("KV cache") && e.contains("--kv-memory")));
-}
-
-#[test]
-fn a_thousand_cancelled_streams_leave_nothing() {
-    let vocabulary = vocabulary();
-    for window in [None, Some(64)] {
-        let mut bench = Bench::new(&vocabulary, window, EngineConfig::default());
-        let mut readers = Vec::new();
-        let mut random = 1u64;
-        for i in 0..1000 {
-            readers.push(bench.submit(seeded(i, 20 + (i as usize * 7) % 900, 40)));
-            random = random
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1);
-            for _ in 0..(random >> 33) % 3 {
-                bench.scheduler.tick();
-            }
-            // One of those before leaves, at whatever it is.
-            let leaves = (random >> 40) as usize % readers.len();
-            readers.swap_remove(leaves);
-        }
-        drop(readers);
-        bench.nothing_leaks();
-        let metrics = bench.scheduler.counters.read();
-        assert_eq!(metrics.finished, 1000);
-        assert!(metrics.cancelled > 200, "{}", metrics.cancelled);
-    }
-}
-
-#[test]
-fn a_slow_reader_stalls_nobody() {
-    let vocabulary = vocabulary();
-    let mut bench = Bench::new(&vocabulary, None, EngineConfig::default());
-    let mut slow = bench.submit(endless(1, 500));
-    let quick = bench.answers(&[endless(2, 300)]);
-    assert_eq!(quick[0].tokens.len(), 300);
-    let mut answer = Answer::default();
-    // It waits with a full channel, and goes on when its reader does.
-    assert_eq!(bench.scheduler.running.len(), 1);
-    while answer.end.is_none() {
-        answer.read(&mut slow);
-        bench.scheduler.tick();
-    }
-    let want = solo(&vocabulary, None, &[endless(1, 500)]);
-    assert_alike(&[answer], &want);
-}
-
-#[test]
-fn a_fault_is_one_requests_own() {
-    let vocabulary = vocabulary();
-    for trap in [fake::PANIC, fake::FAIL] {
-        let mut requests: Vec<_> = (0..6).map(|i| seeded(i, 30, 20)).collect();
-        let want = solo(&vocabulary, None, &requests);
-        requests[3].tokens.push(trap);
-        let mut bench = Bench::new(&vocabulary, None, EngineConfig::default());
-        let mut answers = bench.answers(&requests);
-        let failed = answers.remove(3);
-        assert!(matches!(failed.end, Some(Err(_))), "{failed:?}");
-        let want: Vec<_> = (0..6)
-            .filter(|i| *i != 3)
-            .map(|i| want[i].clone())
-            .collect();
-        assert_alike(&answers, &want);
-        // And the engine goes on.
-        assert!(matches!(
-            bench.answers(&[request(9, 5, 5)])[0].end,
-            Some(Ok(_))
-        ));
         bench.nothing_leaks();
     }
 }
@@ -474,42 +294,6 @@ fn embeddings_share_the_engine() {
         none.try_recv().unwrap().unwrap_err()
     };
     assert!(error.to_string().contains("no tokens"));
-    bench.nothing_leaks();
-}
-
-#[test]
-fn what_cannot_be_is_refused() {
-    let vocabulary = vocabulary();
-    let mut bench = Bench::new(&vocabulary, None, EngineConfig::default());
-    let end = |bench: &mut Bench<'_>, r: Request| bench.answers(&[r])[0].end.clone().unwrap();
-    let refused = |end: Result<FinishReason, String>, what: &str| {
-        assert!(matches!(&end, Err(e) if e.contains(what)), "{end:?}");
-    };
-    refused(end(&mut bench, request(1, 0, 1)), "no tokens");
-    refused(
-        end(&mut bench, request(1, fake::CONTEXT, 1)),
-        "context of 2048",
-    );
-    let mut r = request(1, 5, 5);
-    r.logprobs = Some(21);
-    refused(end(&mut bench, r), "logprobs");
-    let mut r = request(1, 5, 5);
-    r.stop = vec!["a".into(); 17];
-    refused(end(&mut bench, r), "stop texts");
-    let mut r = request(1, 5, 5);
-    r.sampling.temperature = f32::NAN;
-    refused(end(&mut bench, r), "temperature");
-    assert_eq!(end(&mut bench, request(1, 5, 0)), Ok(FinishReason::Length));
-    // As far as the context goes, and not further.
-    let long = &bench.answers(&[Request {
-        ignore_eos: true,
-        max_tokens: None,
-        ..request(1, 2000, 0)
-    }])[0];
-    assert_eq!(
-        (long.tokens.len(), &long.end),
-        (48, &Some(Ok(FinishReason::Length)))
-    );
     bench.nothing_leaks();
 }
 
@@ -563,50 +347,6 @@ fn stop_texts_end_the_answer_and_are_no_part_of_it() {
     .remove(0);
     assert_eq!(got.text, want);
     assert_eq!(got.end, Some(Ok(FinishReason::StopText(stop))));
-}
-
-#[test]
-fn too_many_waiting_are_told_so() {
-    let error = Error::Busy { queued: 256 };
-    assert!(error.to_string().contains("256 requests wait"));
-}
-
-#[test]
-fn stored_prompts_serve_the_next_run() {
-    let vocabulary = vocabulary();
-    let dir = tempfile::tempdir().unwrap();
-    let config = EngineConfig {
-        prompt_cache: Some(dir.path().to_owned()),
-        ..EngineConfig::default()
-    };
-    let r = seeded(1, 300, 20);
-    let want = solo(&vocabulary, None, std::slice::from_ref(&r));
-    let run = |config: &EngineConfig| {
-        let mut bench = Bench::new(&vocabulary, None, config.clone());
-        let answer = bench.answers(std::slice::from_ref(&r)).remove(0);
-        bench.nothing_leaks();
-        answer
-    };
-    assert_eq!(run(&config).timings.cached_tokens, 0);
-    let again = run(&config);
-    assert_eq!(again.timings.cached_tokens, 299);
-    assert_alike(&[again], &want);
-    // A damaged file is no cache, and no harm.
-    let file = std::fs::read_dir(dir.path())
-        .unwrap()
-        .next()
-        .unwrap()
-        .unwrap()
-        .path();
-    let mut bytes = std::fs::read(&file).unwrap();
-    let middle = bytes.len() - 40;
-    bytes[middle] ^= 1;
-    std::fs::write(&file, &bytes).unwrap();
-    let damaged = run(&config);
-    assert_eq!(damaged.timings.cached_tokens, 0);
-    assert_alike(&[damaged], &want);
-    std::fs::write(&file, &bytes[..50]).unwrap();
-    assert_eq!(run(&config).timings.cached_tokens, 0);
 }
 
 #[test]
