@@ -280,7 +280,13 @@ impl Random {
 }
 
 /// What [`schema`] and [`object`] draw; all of it must turn up.
-const KINDS: [&str; 5] = ["enum", "nested object", "array", "optional field", "unicode name"];
+const KINDS: [&str; 5] = [
+    "enum",
+    "nested object",
+    "array",
+    "optional field",
+    "unicode name",
+];
 
 /// Marks the kinds that are in a schema.
 fn note_kinds(schema: &Value, depth: usize, seen: &mut [usize; KINDS.len()]) {
@@ -332,7 +338,10 @@ fn object(random: &mut Random, depth: usize) -> Value {
     let mut properties = Map::new();
     let mut required = Vec::new();
     for i in 0..random.below(4) {
-        let name = format!("{}{i}", ["city", "größe", "都市", "🌍", "a b", "x\"y"][random.below(6)]);
+        let name = format!(
+            "{}{i}",
+            ["city", "größe", "都市", "🌍", "a b", "x\"y"][random.below(6)]
+        );
         properties.insert(name.clone(), schema(random, depth));
         if random.below(2) == 0 {
             required.push(Value::from(name));
