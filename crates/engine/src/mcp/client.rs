@@ -28,6 +28,10 @@ pub struct McpServerStatus {
     pub left_out: Vec<String>,
     /// How often it was connected.
     pub connections: usize,
+    /// The protocol that it was last spoken to in, as `2025-11-25`.
+    pub protocol: Option<String>,
+    /// Why it last failed, also where it serves again.
+    pub last_error: Option<String>,
 }
 
 impl McpServerStatus {

@@ -85,6 +85,8 @@ impl Connection {
             state: McpServerState::Connecting,
             left_out: Vec::new(),
             connections: 0,
+            protocol: None,
+            last_error: None,
         };
         Connection {
             config,
@@ -120,7 +122,12 @@ impl Connection {
                     for mut other in std::mem::take(&mut after) {
                         let _ = other.wait_for(McpServerStatus::is_settled).await;
                     }
-                    self.status.send_modify(|status| status.connections += 1);
+                    let info = session.service.peer().peer_info();
+                    let protocol = info.map(|info| info.protocol_version.to_string());
+                    self.status.send_modify(|status| {
+                        status.connections += 1;
+                        status.protocol = protocol;
+                    });
                     let reason = self.attend(session, &register, &changed).await;
                     if began.elapsed() > LAST_PAUSE {
                         pause = FIRST_PAUSE;
@@ -131,8 +138,10 @@ impl Connection {
             };
             *self.peer.write().unwrap_or_else(PoisonError::into_inner) = None;
             tracing::warn!("MCP server {:?}: {reason}", self.config.name);
-            let failed = McpServerState::Failed { reason };
-            self.status.send_modify(|status| status.state = failed);
+            self.status.send_modify(|status| {
+                status.last_error = Some(reason.clone());
+                status.state = McpServerState::Failed { reason };
+            });
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LAST_PAUSE);
         }

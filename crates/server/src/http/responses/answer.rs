@@ -3,7 +3,7 @@
 use biplane::{ChatFinish, ChatResponse, Timings};
 use serde_json::{Map, Value, json};
 
-use crate::http::id;
+use crate::http::{id, tool_runs};
 
 /// What an answer begins with.
 pub struct Head {
@@ -75,7 +75,11 @@ impl Head {
                 "completed",
             ));
         }
-        self.ended(output, &answer.finish_reason, &answer.timings)
+        let mut response = self.ended(output, &answer.finish_reason, &answer.timings);
+        if !answer.trace.is_empty() {
+            response["biplane"] = json!({"tool_trace": tool_runs::trace(&answer.trace)});
+        }
+        response
     }
 }
 
