@@ -244,7 +244,9 @@ fn a_port_of_its_own() {
     let key = "Authorization: Bearer secret\r\n";
     assert_eq!(initialize(&server, "/mcp", key).status, 200);
     assert_eq!(initialize(&server, "/mcp", "").status, 401);
-    assert_eq!(server.get("/health").status, 404);
+    // There is nothing else.
+    let head = server.head("GET", "/v1/models", key, 0);
+    assert_eq!(server.ask(&head, b"").status, 404);
 }
 
 /// `biplane mcp`, spoken to by lines.
