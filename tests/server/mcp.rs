@@ -201,6 +201,45 @@ fn clients_own_tools_are_theirs_to_run() {
     );
 }
 
+#[test]
+fn run_calls_tools_too() {
+    let Some(model) = real_model("smollm2-135m-instruct-q4_1.gguf") else {
+        return;
+    };
+    let mut own = own(&fixture("llama/mlx-4bit"));
+    own["env"]
+        .as_object_mut()
+        .unwrap()
+        .remove("MCP_CONFIG_PATH");
+    let (_folder, file) = configuration(json!({"own": own, "broken": {"command": "/no/such"}}));
+    let run = |more: &[&str]| {
+        let mut command = program(&["run", "--temperature", "0", "-n", "24", "-m"]);
+        command
+            .arg(&model)
+            .args(more)
+            .arg("--mcp-config")
+            .arg(&file);
+        let out = command.arg("What is 2 plus 2?").output().unwrap();
+        (
+            out.status,
+            String::from_utf8_lossy(&out.stderr).into_owned(),
+            out.stdout,
+        )
+    };
+    let (status, said, out) = run(&[]);
+    assert!(status.success() && out.ends_with(b"\n"), "{said}");
+    assert!(
+        said.contains("\"broken\": /no/such cannot be started"),
+        "{said}"
+    );
+    assert!(said.contains("24 tokens"), "{said}");
+    let (status, said, _) = run(&["--raw"]);
+    assert!(
+        !status.success() && said.contains("leave out --raw"),
+        "{said}"
+    );
+}
+
 const INITIALIZE: &str = r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"t","version":"1"}}}"#;
 
 fn initialize(server: &Server, path: &str, more: &str) -> Reply {

@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     engine_args::EngineArgs,
-    mcp_args::McpArgs,
+    mcp_args::{McpArgs, ToolArgs},
     serve_args::{MlxArgs, ServeArgs},
 };
 
@@ -219,6 +219,9 @@ pub struct RunArgs {
 
     #[command(flatten)]
     pub form: FormArgs,
+
+    #[command(flatten)]
+    pub tools: ToolArgs,
 
     /// Only the text: no figures on standard error.
     #[arg(short, long)]

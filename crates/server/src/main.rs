@@ -13,6 +13,7 @@ mod mcp_args;
 mod replay;
 mod report;
 mod run;
+mod run_tools;
 mod serve;
 mod serve_args;
 
