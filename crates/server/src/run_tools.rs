@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Write};
 use anyhow::{Context, bail};
 use biplane::{
     ChatEvent, ChatFinish, ChatRequest, FinishReason, McpClient, Model, Timings, ToolConfig,
-    ToolLoop, ToolRun, mcp::McpServerState, tools::Delta,
+    ToolLoop, ToolRun, tools::Delta,
 };
 
 use crate::report;
@@ -23,11 +23,6 @@ pub fn answer(
         .context("starting the tools' thread")?;
     runtime.block_on(async {
         client.settled().await;
-        for server in client.servers() {
-            if let McpServerState::Failed { reason } = server.state {
-                report::note(&format!("MCP server {:?}: {reason}", server.name));
-            }
-        }
         let tools = ToolLoop::new(client.tools().clone(), config);
         let mut stream = tools.start(model, chat).await?;
         let mut ends_line = false;
