@@ -5,7 +5,8 @@ export const URL = process.env.BIPLANE_URL;
 export const KEY = process.env.BIPLANE_KEY;
 export const MODEL = process.env.BIPLANE_MODEL_NAME;
 
-export const City = z.object({ name: z.string(), population: z.number().int() });
+// Bounded: a small model may well write digits without end.
+export const City = z.object({ name: z.enum(["Paris", "Oslo"]), population: z.number().int().min(0).max(30000000) });
 
 export const WEATHER = {
   type: "function",

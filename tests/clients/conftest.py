@@ -2,8 +2,10 @@
 
 import os
 
+from typing import Literal
+
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 URL = os.environ["BIPLANE_URL"]
 KEY = os.environ["BIPLANE_KEY"]
@@ -13,16 +15,17 @@ HELLO = [{"role": "user", "content": "Say hello."}]
 SKY = [{"role": "user", "content": "Why is the sky blue? Answer in one sentence."}]
 
 
+# Bounded: a small model may well write digits without end.
 class City(BaseModel):
     """A city and how many people live there."""
 
-    name: str
-    population: int
+    name: Literal["Paris", "Oslo"]
+    population: int = Field(ge=0, le=30_000_000)
 
 
 SCHEMA = {
     "type": "object",
-    "properties": {"name": {"type": "string", "maxLength": 20}, "population": {"type": "integer"}},
+    "properties": {"name": {"type": "string", "maxLength": 20}, "population": {"type": "integer", "minimum": 0, "maximum": 30_000_000}},
     "required": ["name", "population"],
     "additionalProperties": False,
 }

@@ -11,6 +11,8 @@ TOOL = {
     "description": WEATHER["function"]["description"],
     "input_schema": WEATHER["function"]["parameters"],
 }
+# The client has no argument for it any more.
+GREEDY = {"extra_body": {"temperature": 0}}
 
 
 @pytest.fixture
@@ -20,7 +22,7 @@ def client():
 
 
 def ask(client, **more):
-    return client.messages.create(**{"model": MODEL, "messages": HELLO, "max_tokens": 16, "temperature": 0, **more})
+    return client.messages.create(**{"model": MODEL, "messages": HELLO, "max_tokens": 16, **GREEDY, **more})
 
 
 def test_messages(client):
@@ -33,7 +35,7 @@ def test_messages(client):
 def test_streaming_says_the_same(client):
     more = {"messages": SKY, "max_tokens": 32}
     whole = ask(client, **more)
-    with client.messages.stream(model=MODEL, temperature=0, **more) as stream:
+    with client.messages.stream(model=MODEL, **GREEDY, **more) as stream:
         text = "".join(stream.text_stream)
         final = stream.get_final_message()
     assert text == whole.content[0].text == final.content[0].text
@@ -67,7 +69,7 @@ def test_forced_tools(client, choice):
 
 def test_streamed_tools(client):
     choice = {"type": "any", "disable_parallel_tool_use": True}
-    with client.messages.stream(model=MODEL, messages=HELLO, max_tokens=100, temperature=0, tools=[TOOL], tool_choice=choice) as stream:
+    with client.messages.stream(model=MODEL, messages=HELLO, max_tokens=100, **GREEDY, tools=[TOOL], tool_choice=choice) as stream:
         parts = "".join(event.partial_json for event in stream if event.type == "input_json")
         final = stream.get_final_message()
     assert json.loads(parts) == final.content[-1].input and final.stop_reason == "tool_use"
@@ -98,7 +100,7 @@ def test_errors(client):
         ask(client, model="no-such-model")
     assert kind(error) == "not_found_error"
     with pytest.raises(anthropic.BadRequestError) as error:
-        ask(client, temperature=-1)
+        ask(client, extra_body={"temperature": -1})
     assert kind(error) == "invalid_request_error" and "temperature" in error.value.message
     with pytest.raises(anthropic.NotFoundError) as error:
         client.get("/v1/messages/nowhere", cast_to=object)

@@ -53,6 +53,7 @@ pub fn router(app: Shared) -> Router {
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn_with_state(app.clone(), security::place))
         .layer(CatchPanicLayer::custom(panicked))
+        .layer(middleware::from_fn(anthropic::shape))
         .layer(middleware::from_fn(id::request))
         .with_state(app)
 }
