@@ -5,7 +5,7 @@ import os
 from typing import Literal
 
 import pytest
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 URL = os.environ["BIPLANE_URL"]
 KEY = os.environ["BIPLANE_KEY"]
@@ -18,6 +18,8 @@ SKY = [{"role": "user", "content": "Why is the sky blue? Answer in one sentence.
 # Bounded: a small model may well write digits without end.
 class City(BaseModel):
     """A city and how many people live there."""
+
+    model_config = ConfigDict(extra="forbid")
 
     name: Literal["Paris", "Oslo"]
     population: int = Field(ge=0, le=30_000_000)

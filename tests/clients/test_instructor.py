@@ -26,7 +26,9 @@ def test_streamed_objects():
 
 def test_anthropic_s_tools():
     client = instructor.from_anthropic(anthropic.Anthropic(base_url=URL, api_key=KEY, max_retries=0))
-    city = client.chat.completions.create(model=MODEL, response_model=City, max_retries=0, **ASK)
+    # The client has no argument for the temperature any more.
+    ask = {"messages": ASK["messages"], "max_tokens": ASK["max_tokens"], "extra_body": {"temperature": 0}}
+    city = client.chat.completions.create(model=MODEL, response_model=City, max_retries=0, **ask)
     assert isinstance(city, City)
 
 

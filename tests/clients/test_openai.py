@@ -272,11 +272,11 @@ def test_responses_continue(client):
         {"role": "user", "content": "My name is Ada."}, {"role": "assistant", "content": first.output_text},
         {"role": "user", "content": "What is my name?"}])
     assert second.output_text == whole.output_text and second.usage.input_tokens == whole.usage.input_tokens
-    with pytest.raises(openai.NotFoundError) as error:
+    with pytest.raises(openai.BadRequestError) as error:
         client.responses.create(**more, input="Hello", previous_response_id="resp_none")
-    assert error.value.param == "previous_response_id"
+    assert error.value.param == "previous_response_id" and error.value.code == "previous_response_not_found"
     unkept = client.responses.create(**more, input="Hello", store=False)
-    with pytest.raises(openai.NotFoundError):
+    with pytest.raises(openai.BadRequestError):
         client.responses.create(**more, input="Hello", previous_response_id=unkept.id)
 
 

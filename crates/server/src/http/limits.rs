@@ -32,6 +32,11 @@ pub const PROMPTS: usize = 64;
 /// Most texts of a request for embeddings.
 pub const TEXTS: usize = 2048;
 
+/// Most responses that later ones can continue.
+pub const KEPT: usize = 1024;
+/// Most bytes of their conversations.
+pub const KEPT_BYTES: usize = 64 << 20;
+
 /// A connection that fails when its reader takes nothing for too long.
 pub struct Patient<S> {
     inner: S,

@@ -62,7 +62,10 @@ pub fn read(mut fields: Fields) -> Result<Ask> {
         body.insert("response_format".into(), format);
     }
     let mut output = fields.object("output_config")?.unwrap_or_default();
-    for (theirs, ours) in [("format", "response_format"), ("effort", "reasoning_effort")] {
+    for (theirs, ours) in [
+        ("format", "response_format"),
+        ("effort", "reasoning_effort"),
+    ] {
         if let Some(value) = output.remove(theirs) {
             body.insert(ours.into(), value);
         }
@@ -252,7 +255,8 @@ mod tests {
             ask(body).unwrap().chat.messages
         };
         let rest = json!({"type": "text", "text": "Be brief."});
-        let note = |n| json!({"type": "text", "text": format!("x-anthropic-billing-header: cch={n};")});
+        let note =
+            |n| json!({"type": "text", "text": format!("x-anthropic-billing-header: cch={n};")});
         assert_eq!(with(json!([note(1), rest])), with(json!([rest])));
         assert_eq!(with(json!([note(1)])).len(), 1);
     }

@@ -86,9 +86,7 @@ fn inputs(model: &Model, fields: &mut Fields) -> Result<Vec<Vec<u32>>> {
         let place = format!("{NAME}[{i}]");
         let tokens = match &value {
             Value::String(text) => model.prompt_tokens(text)?,
-            other => {
-                fields::tokens(other).ok_or_else(|| fields::wrong(NAME, other, EXPECTED))?
-            }
+            other => fields::tokens(other).ok_or_else(|| fields::wrong(NAME, other, EXPECTED))?,
         };
         if let Some(id) = tokens.iter().find(|&&id| id as usize >= words) {
             let message = format!("{id} is not a token; the vocabulary has {words}");
