@@ -27,6 +27,8 @@ pub const DRAIN: Duration = Duration::from_secs(30);
 pub const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// Most answers to one request.
 pub const CHOICES: usize = 8;
+/// Most log probabilities beside each token's own; the engine's limit too.
+pub const LOGPROBS: usize = 20;
 /// Most prompts of a request for completions.
 pub const PROMPTS: usize = 64;
 /// Most texts of a request for embeddings.

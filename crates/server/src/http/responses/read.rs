@@ -146,10 +146,34 @@ pub fn read(mut fields: Fields, store: &Store) -> Result<Read> {
         messages.insert(0, Message::new("system", text));
     }
     Ok(Read {
-        ask: chat::read_with(Fields::of(body.into(), "")?, messages)?,
+        ask: chat::read_with(Fields::of(body.into(), "")?, messages).map_err(named)?,
         echoed,
         conversation,
     })
+}
+
+/// An error of the conversation in this API's words.
+pub fn named(mut error: ApiError) -> ApiError {
+    let Some(param) = &error.param else {
+        return error;
+    };
+    for (theirs, ours) in [
+        ("max_tokens", "max_output_tokens"),
+        ("messages", "input"),
+        ("response_format", "text.format"),
+        ("reasoning_effort", "reasoning.effort"),
+        ("verbosity", "text.verbosity"),
+    ] {
+        if let Some(rest) = param.strip_prefix(theirs) {
+            let place = format!("{ours}{rest}");
+            if let Some(rest) = error.message.strip_prefix(theirs) {
+                error.message = format!("{ours}{rest}");
+            }
+            error.param = Some(place);
+            return error;
+        }
+    }
+    error
 }
 
 /// A conversation with what answered it.
@@ -277,6 +301,25 @@ mod tests {
         let schema = biplane::Constraint::JsonSchema(json!({"type": "null"}));
         assert_eq!(chat.generation.constraint, Some(schema));
         assert_eq!(echoed["instructions"], "Be brief.");
+    }
+
+    #[test]
+    fn errors_name_the_fields_of_this_api() {
+        for (body, param) in [
+            (json!({"max_output_tokens": -1}), "max_output_tokens"),
+            (
+                json!({"text": {"format": {"type": "xml"}}}),
+                "text.format.type",
+            ),
+            (json!({"text": {"verbosity": "low"}}), "text.verbosity"),
+            (json!({"temperature": "hot"}), "temperature"),
+        ] {
+            let mut body = body;
+            body["input"] = "x".into();
+            let error = read(Fields::of(body, "").unwrap(), &Store::default()).unwrap_err();
+            assert_eq!(error.param.as_deref(), Some(param));
+            assert!(error.message.starts_with(param), "{}", error.message);
+        }
     }
 
     #[test]
