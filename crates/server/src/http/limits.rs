@@ -15,6 +15,8 @@ use tokio::{
 
 /// Most bytes of a body.
 pub const BODY: usize = 32 << 20;
+/// Most bytes that are read of a larger one before it is refused.
+pub const READ: usize = 256 << 20;
 /// How long a body may take to come.
 pub const BODY_TIME: Duration = Duration::from_secs(30);
 /// How long a request's head may take to come.
