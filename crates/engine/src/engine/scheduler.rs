@@ -381,6 +381,8 @@ impl<'a> Scheduler<'a> {
     /// A step failed. Alone, a sequence is to blame; of several, each is tried again alone.
     fn recover(&mut self, parts: &[Part], error: Error) {
         tracing::warn!("a step of {} sequences failed: {error}", parts.len());
+        // What failed may have done so beside a step in flight, which would be in the way of the next.
+        let _ = guarded(|| Ok(self.runner.collect()?));
         if let [part] = parts {
             let sequence = self.running.remove(part.index);
             self.finish(sequence, |s| {

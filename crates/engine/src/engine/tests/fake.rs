@@ -190,6 +190,7 @@ impl ModelRunner for FakeRunner {
     }
 
     fn launch(&mut self, plan: &StepPlan) -> Result<()> {
+        assert!(self.pending.is_empty(), "a step is in flight");
         let mut outputs = Vec::new();
         for span in &plan.spans {
             assert!(!span.tokens.is_empty());
