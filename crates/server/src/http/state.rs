@@ -7,7 +7,7 @@ use std::sync::{
 
 use biplane::Model;
 
-use super::{Security, error::ApiError, id, mcp::Mcp};
+use super::{Security, error::ApiError, id, mcp::Mcp, responses::Store};
 
 /// What all handlers share.
 pub type Shared = Arc<App>;
@@ -22,6 +22,8 @@ pub struct App {
     pub started: u64,
     /// MCP servers, and the tools that are run for the model.
     pub mcp: Mcp,
+    /// What later responses may continue.
+    pub responses: Store,
     phase: RwLock<Phase>,
     draining: AtomicBool,
 }
@@ -44,6 +46,7 @@ impl App {
             security,
             started: id::now(),
             mcp: Mcp::default(),
+            responses: Store::default(),
             phase: RwLock::new(Phase::Loading {
                 progress: None,
                 message: "finding the model".into(),
