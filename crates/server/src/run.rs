@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, Read, Write};
 
 use anyhow::{Context, bail};
-use biplane::{BackendKind, Event, FinishReason, Message, Request, SamplingChanges, Timings};
+use biplane::{BackendKind, Event, FinishReason, Message, Request, Timings};
 
 use crate::{
     cli::RunArgs,
@@ -34,17 +34,10 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
         messages.push(Message::new("user", prompt));
         model.chat_tokens(&messages)?
     };
-    let changes = SamplingChanges {
-        temperature: args.temperature,
-        top_p: args.top_p,
-        top_k: args.top_k,
-        min_p: args.min_p,
-        seed: args.seed,
-        ..SamplingChanges::default()
-    };
+    let changes = args.sampling.changes();
     let events = model.submit(Request {
         sampling: changes.apply(model.default_sampling()),
-        max_tokens: args.max_tokens,
+        max_tokens: args.sampling.max_tokens,
         constraint,
         ..Request::new(tokens)
     })?;
