@@ -48,7 +48,11 @@ pub fn bench(args: BenchArgs) -> anyhow::Result<ExitCode> {
             .iter()
             .map(|result| serde_json::from_value(result.clone()))
             .collect::<Result<_, _>>()?;
-        let model = args.model.model.as_deref().unwrap_or("SmolLM2-135M-Instruct");
+        let model = args
+            .model
+            .model
+            .as_deref()
+            .unwrap_or("SmolLM2-135M-Instruct");
         let title = format!(
             "{model}: {} tokens of prompt, {} generated, {} at once",
             args.prompt_tokens, args.generate, args.streams

@@ -28,7 +28,13 @@ pub struct Cli {
     pub verbose: u8,
 
     /// How the log is written to standard error.
-    #[arg(long, global = true, value_name = "FORMAT", default_value = "text", env = "BIPLANE_LOG_FORMAT")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FORMAT",
+        default_value = "text",
+        env = "BIPLANE_LOG_FORMAT"
+    )]
     pub log_format: LogFormat,
 
     /// As `--isq` of `serve` and `mlx`, before their name.

@@ -14,8 +14,24 @@ use crate::near;
 
 /// Options that say what is asked for this once; they are no configuration.
 const NOT_HERE: [&str; 18] = [
-    "help", "version", "verbose", "json", "yes", "force", "output", "raw", "plot", "ids", "tools",
-    "json-schema", "json-object", "regex", "lark", "choice", "dir", "prompt",
+    "help",
+    "version",
+    "verbose",
+    "json",
+    "yes",
+    "force",
+    "output",
+    "raw",
+    "plot",
+    "ids",
+    "tools",
+    "json-schema",
+    "json-object",
+    "regex",
+    "lark",
+    "choice",
+    "dir",
+    "prompt",
 ];
 
 /// No configuration is longer.
@@ -33,11 +49,21 @@ pub struct Config {
 /// folder of configuration. An empty `BIPLANE_CONFIG` means none.
 fn place() -> (Option<PathBuf>, bool) {
     if let Some(path) = std::env::var_os("BIPLANE_CONFIG") {
-        return (Some(path.into()).filter(|path: &PathBuf| !path.as_os_str().is_empty()), true);
+        return (
+            Some(path.into()).filter(|path: &PathBuf| !path.as_os_str().is_empty()),
+            true,
+        );
     }
-    let folder = |key| std::env::var_os(key).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let folder = |key| {
+        std::env::var_os(key)
+            .filter(|v| !v.is_empty())
+            .map(PathBuf::from)
+    };
     let config = folder("XDG_CONFIG_HOME").or_else(|| Some(folder("HOME")?.join(".config")));
-    (config.map(|folder| folder.join("biplane/config.toml")), false)
+    (
+        config.map(|folder| folder.join("biplane/config.toml")),
+        false,
+    )
 }
 
 impl Config {
@@ -55,7 +81,10 @@ impl Config {
             Err(error) => return Err(error).with_context(|| format!("BIPLANE_CONFIG: {}", at())),
         };
         if size > LONGEST {
-            bail!("{}: {size} bytes, a configuration has at most {LONGEST}", at());
+            bail!(
+                "{}: {size} bytes, a configuration has at most {LONGEST}",
+                at()
+            );
         }
         let text = std::fs::read_to_string(&path).with_context(at)?;
         let table = toml::from_str(&text).map_err(|error| anyhow!("{}: {error}", at()))?;
@@ -65,7 +94,9 @@ impl Config {
 
     /// Refuses keys that no command has.
     pub fn check(&self, program: &Command) -> anyhow::Result<()> {
-        let Some(path) = &self.path else { return Ok(()) };
+        let Some(path) = &self.path else {
+            return Ok(());
+        };
         let commands: Vec<&str> = program.get_subcommands().map(Command::get_name).collect();
         let mut all = Vec::new();
         options(program, &mut all);
@@ -90,12 +121,19 @@ impl Config {
     }
 
     /// Parses a command line on top of what the file says.
-    pub fn parse(&self, program: Command, line: &[std::ffi::OsString]) -> Result<ArgMatches, Failure> {
+    pub fn parse(
+        &self,
+        program: Command,
+        line: &[std::ffi::OsString],
+    ) -> Result<ArgMatches, Failure> {
         let Some(path) = &self.path else {
             return Ok(program.try_get_matches_from(line)?);
         };
         // What is given counts, and what excludes it in the file does not.
-        let given = program.clone().ignore_errors(true).try_get_matches_from(line);
+        let given = program
+            .clone()
+            .ignore_errors(true)
+            .try_get_matches_from(line);
         let given = given.ok();
         let mut applied = Vec::new();
         let verb = given.as_ref().and_then(|given| given.subcommand());
@@ -144,8 +182,14 @@ impl Config {
     ) -> anyhow::Result<Command> {
         let path = self.path.as_deref().unwrap_or("configuration".as_ref());
         let is_given = |id: &str| {
-            let source = given.try_contains_id(id).ok().and_then(|_| given.value_source(id));
-            matches!(source, Some(ValueSource::CommandLine | ValueSource::EnvVariable))
+            let source = given
+                .try_contains_id(id)
+                .ok()
+                .and_then(|_| given.value_source(id));
+            matches!(
+                source,
+                Some(ValueSource::CommandLine | ValueSource::EnvVariable)
+            )
         };
         let mut built = command.clone();
         built.build();
@@ -155,11 +199,15 @@ impl Config {
             .filter_map(|arg| Some((arg.get_id().to_string(), configurable(arg)?.to_owned())))
             .collect();
         for (id, key) in found {
-            let at = own.and_then(|own| own.get(&key)).or_else(|| self.table.get(&key));
+            let at = own
+                .and_then(|own| own.get(&key))
+                .or_else(|| self.table.get(&key));
             let Some(value) = at.filter(|value| !value.is_table()) else {
                 continue;
             };
-            let excluded = built.get_arguments().find(|arg| arg.get_id() == id.as_str());
+            let excluded = built
+                .get_arguments()
+                .find(|arg| arg.get_id() == id.as_str());
             let excluded = excluded.is_some_and(|arg| {
                 let others = built.get_arguments();
                 let others = others.filter(|other| is_given(other.get_id().as_str()));
@@ -167,16 +215,22 @@ impl Config {
                     let conflicts = built.get_arg_conflicts_with(a);
                     conflicts.iter().any(|c| c.get_id() == b.get_id())
                 };
-                others.into_iter().any(|o| excludes(arg, o) || excludes(o, arg))
+                others
+                    .into_iter()
+                    .any(|o| excludes(arg, o) || excludes(o, arg))
             });
             if is_given(&id) || excluded {
                 continue;
             }
             let values = text(path, &key, value)?;
-            command = command.mut_arg(id, |arg| arg.default_values(values).hide_default_value(true));
+            command = command.mut_arg(id, |arg| {
+                arg.default_values(values).hide_default_value(true)
+            });
             applied.push(key);
         }
-        let nested = given.subcommand().map(|(name, given)| (name.to_owned(), given));
+        let nested = given
+            .subcommand()
+            .map(|(name, given)| (name.to_owned(), given));
         if let Some((name, given)) = nested
             && let Some(inner) = command.find_subcommand(&name).cloned()
         {
@@ -214,10 +268,18 @@ fn configurable(arg: &Arg) -> Option<&str> {
 
 fn options<'c>(command: &'c Command, names: &mut Vec<&'c str>) {
     names.extend(command.get_arguments().filter_map(configurable));
-    command.get_subcommands().for_each(|inner| options(inner, names));
+    command
+        .get_subcommands()
+        .for_each(|inner| options(inner, names));
 }
 
-fn known(path: &Path, of: &str, key: &str, names: &[&str], commands: &[&str]) -> anyhow::Result<()> {
+fn known(
+    path: &Path,
+    of: &str,
+    key: &str,
+    names: &[&str],
+    commands: &[&str],
+) -> anyhow::Result<()> {
     if names.contains(&key) {
         return Ok(());
     }
@@ -257,7 +319,12 @@ fn text(path: &Path, key: &str, value: &Value) -> anyhow::Result<Vec<String>> {
 fn first_lines(error: &clap::Error) -> String {
     let words = error.to_string();
     let words = words.strip_prefix("error: ").unwrap_or(&words);
-    words.split("\n\n").next().unwrap_or(words).trim().to_owned()
+    words
+        .split("\n\n")
+        .next()
+        .unwrap_or(words)
+        .trim()
+        .to_owned()
 }
 
 #[cfg(test)]

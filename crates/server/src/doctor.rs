@@ -45,7 +45,13 @@ struct Report {
 pub fn doctor(args: DoctorArgs) -> anyhow::Result<ExitCode> {
     let mut checks = Vec::new();
     let mut add = |name, (state, found)| checks.push(Check { name, state, found });
-    add("system", (State::Ok, format!("{} on {}", std::env::consts::OS, std::env::consts::ARCH)));
+    add(
+        "system",
+        (
+            State::Ok,
+            format!("{} on {}", std::env::consts::OS, std::env::consts::ARCH),
+        ),
+    );
     for kind in BackendKind::ALL {
         add(kind.name(), backend(kind));
     }
@@ -55,18 +61,24 @@ pub fn doctor(args: DoctorArgs) -> anyhow::Result<ExitCode> {
     add("threads", threads());
     add("memory", free_memory());
     let options = hub::Options::default();
-    add("hub cache", folder(&options.hub_cache(), || {
-        let models = hub::stored(&options);
-        let bytes = models.iter().map(|model| model.bytes).sum();
-        format!(", {} models, {}", models.len(), report::bytes(bytes))
-    }));
-    add("own cache", match hub::cache_dir() {
-        Ok(dir) => folder(&dir, || match hub::starter_file() {
-            Some(_) => ", has the starter model".to_owned(),
-            None => ", no starter model yet".to_owned(),
+    add(
+        "hub cache",
+        folder(&options.hub_cache(), || {
+            let models = hub::stored(&options);
+            let bytes = models.iter().map(|model| model.bytes).sum();
+            format!(", {} models, {}", models.len(), report::bytes(bytes))
         }),
-        Err(error) => (State::Broken, error.to_string()),
-    });
+    );
+    add(
+        "own cache",
+        match hub::cache_dir() {
+            Ok(dir) => folder(&dir, || match hub::starter_file() {
+                Some(_) => ", has the starter model".to_owned(),
+                None => ", no starter model yet".to_owned(),
+            }),
+            Err(error) => (State::Broken, error.to_string()),
+        },
+    );
     add("hub", endpoint(&options));
     add("configuration", configuration());
     add("log filter", log_filter());
@@ -104,12 +116,18 @@ fn backend(kind: BackendKind) -> (State, String) {
             Some(_) => State::Ok,
             None => State::Broken,
         };
-        return (state, format!("not in this build; --features {kind} brings it"));
+        return (
+            state,
+            format!("not in this build; --features {kind} brings it"),
+        );
     }
     match kind.open_device(Device::Auto) {
         Ok(device) => {
             let threads = biplane::threads(kind);
-            (State::Ok, format!("in this build, computes on {device}, {threads} threads on the processor"))
+            (
+                State::Ok,
+                format!("in this build, computes on {device}, {threads} threads on the processor"),
+            )
         }
         Err(error) => (State::Broken, error.to_string()),
     }
@@ -125,7 +143,10 @@ fn mlx_library() -> (State, String) {
         let path = line.get(line.find('/')?..)?;
         path.contains("libmlx").then(|| path.to_owned())
     });
-    (State::Ok, found.unwrap_or_else(|| "linked into this program".into()))
+    (
+        State::Ok,
+        found.unwrap_or_else(|| "linked into this program".into()),
+    )
 }
 
 fn processor() -> (State, String) {
@@ -148,7 +169,10 @@ fn processor() -> (State, String) {
     #[cfg(target_arch = "aarch64")]
     for (name, there) in [
         ("neon", std::arch::is_aarch64_feature_detected!("neon")),
-        ("dotprod", std::arch::is_aarch64_feature_detected!("dotprod")),
+        (
+            "dotprod",
+            std::arch::is_aarch64_feature_detected!("dotprod"),
+        ),
         ("i8mm", std::arch::is_aarch64_feature_detected!("i8mm")),
     ] {
         if there {
@@ -156,7 +180,10 @@ fn processor() -> (State, String) {
         }
     }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    (State::Ok, format!("{cores} logical cores; {}", found.join(" ")))
+    (
+        State::Ok,
+        format!("{cores} logical cores; {}", found.join(" ")),
+    )
 }
 
 fn kernels() -> (State, String) {
@@ -168,7 +195,10 @@ fn kernels() -> (State, String) {
     match wanted {
         Some(wanted) if wanted != kernels.chosen => (
             State::Warning,
-            format!("{}; BIPLANE_CPU={wanted} is not available here: {all}", kernels.chosen),
+            format!(
+                "{}; BIPLANE_CPU={wanted} is not available here: {all}",
+                kernels.chosen
+            ),
         ),
         _ => (State::Ok, format!("{} (of {all})", kernels.chosen)),
     }
@@ -179,7 +209,10 @@ fn threads() -> (State, String) {
         Err(_) => (State::Ok, "one for each physical core".into()),
         Ok(text) => match text.parse::<u16>() {
             Ok(1..=1024) => (State::Ok, format!("{text} by BIPLANE_THREADS")),
-            _ => (State::Broken, format!("BIPLANE_THREADS={text} is none of 1 to 1024")),
+            _ => (
+                State::Broken,
+                format!("BIPLANE_THREADS={text} is none of 1 to 1024"),
+            ),
         },
     }
 }
@@ -187,9 +220,15 @@ fn threads() -> (State, String) {
 fn free_memory() -> (State, String) {
     match memory::available_bytes() {
         // Not even the starter model runs well in less.
-        Some(bytes) if bytes < 256 << 20 => (State::Warning, format!("only {} are free", report::bytes(bytes))),
+        Some(bytes) if bytes < 256 << 20 => (
+            State::Warning,
+            format!("only {} are free", report::bytes(bytes)),
+        ),
         Some(bytes) => (State::Ok, format!("{} are free", report::bytes(bytes))),
-        None => (State::Warning, "the system does not say how much is free".into()),
+        None => (
+            State::Warning,
+            "the system does not say how much is free".into(),
+        ),
     }
 }
 
@@ -218,12 +257,19 @@ fn endpoint(options: &hub::Options) -> (State, String) {
     match hub::reach(options) {
         Err(error) => (State::Broken, error.to_string()),
         Ok(reach) => {
-            let token = if reach.has_token { "a token" } else { "no token" };
+            let token = if reach.has_token {
+                "a token"
+            } else {
+                "no token"
+            };
             let at = format!("{} ({token})", reach.endpoint);
             match (reach.offline, reach.trouble) {
                 (true, _) => (State::Ok, format!("{at} is not asked: HF_HUB_OFFLINE")),
                 (false, None) => (State::Ok, format!("{at} answers")),
-                (false, Some(why)) => (State::Warning, format!("{at} does not answer: {why}; models that are here still run")),
+                (false, Some(why)) => (
+                    State::Warning,
+                    format!("{at} does not answer: {why}; models that are here still run"),
+                ),
             }
         }
     }
@@ -232,10 +278,13 @@ fn endpoint(options: &hub::Options) -> (State, String) {
 fn configuration() -> (State, String) {
     let read = Config::find().and_then(|config| config.check(&Cli::command()).map(|()| config));
     match read {
-        Ok(config) => (State::Ok, match config.path {
-            Some(path) => path.display().to_string(),
-            None => "no file; flags, environment and defaults".into(),
-        }),
+        Ok(config) => (
+            State::Ok,
+            match config.path {
+                Some(path) => path.display().to_string(),
+                None => "no file; flags, environment and defaults".into(),
+            },
+        ),
         Err(error) => (State::Broken, format!("{error:#}")),
     }
 }

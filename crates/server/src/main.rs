@@ -58,8 +58,14 @@ fn parse() -> Result<cli::Cli, Failure> {
     let program = cli::Cli::command();
     let line: Vec<_> = std::env::args_os().collect();
     // Help, and what finds out that the file is broken, must not depend on it.
-    let verb = program.clone().ignore_errors(true).try_get_matches_from(&line);
-    let verb = verb.as_ref().ok().and_then(|matches| matches.subcommand_name());
+    let verb = program
+        .clone()
+        .ignore_errors(true)
+        .try_get_matches_from(&line);
+    let verb = verb
+        .as_ref()
+        .ok()
+        .and_then(|matches| matches.subcommand_name());
     let config = match verb {
         None | Some("doctor" | "completions" | "man") => Config::default(),
         Some(_) => {

@@ -75,8 +75,8 @@ impl ModelArgs {
             biplane::set_threads(usize::from(threads));
         }
         let mut builder = builder_of(self.model.as_deref())
-        .with_backend(backend)
-        .with_device(self.device);
+            .with_backend(backend)
+            .with_device(self.device);
         if let AutoDType(Some(dtype)) = self.dtype {
             builder = builder.with_dtype(dtype);
         }

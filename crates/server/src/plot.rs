@@ -18,7 +18,9 @@ const FIGURES: [Figure; 4] = [
     ("prefill, tokens/s", |r| r.prefill_tokens_per_second),
     ("decode, tokens/s", |r| r.decode_tokens_per_second),
     ("first token, ms", |r| r.time_to_first_token_ms),
-    ("peak memory, MiB", |r| r.peak_memory_bytes as f64 / f64::from(1 << 20)),
+    ("peak memory, MiB", |r| {
+        r.peak_memory_bytes as f64 / f64::from(1 << 20)
+    }),
 ];
 
 /// The figures side by side, a bar for every result; each figure has its own scale.
@@ -32,23 +34,40 @@ pub fn svg(title: &str, results: &[BenchResult]) -> Result<String, std::fmt::Err
     )?;
     writeln!(out, r#"<rect width="100%" height="100%" fill="white"/>"#)?;
     let title = escaped(title);
-    writeln!(out, r#"<text x="{LEFT}" y="24" font-size="15" font-weight="bold">{title}</text>"#)?;
+    writeln!(
+        out,
+        r#"<text x="{LEFT}" y="24" font-size="15" font-weight="bold">{title}</text>"#
+    )?;
     for (i, result) in results.iter().enumerate() {
         let x = 220.0f64.mul_add(i as f64, LEFT);
-        let name = escaped(&format!("{} on {}, {}", result.backend, result.device, result.dtype));
+        let name = escaped(&format!(
+            "{} on {}, {}",
+            result.backend, result.device, result.dtype
+        ));
         let colour = COLOURS[i % COLOURS.len()];
-        writeln!(out, r#"<rect x="{x}" y="36" width="12" height="12" fill="{colour}"/>"#)?;
+        writeln!(
+            out,
+            r#"<rect x="{x}" y="36" width="12" height="12" fill="{colour}"/>"#
+        )?;
         writeln!(out, r#"<text x="{}" y="46">{name}</text>"#, x + 18.0)?;
     }
     for (n, (name, figure)) in FIGURES.iter().enumerate() {
         let left = WIDTH.mul_add(n as f64, LEFT);
         let values: Vec<f64> = results.iter().map(figure).collect();
-        let most = values.iter().copied().filter(|v| v.is_finite()).fold(0.0, f64::max);
+        let most = values
+            .iter()
+            .copied()
+            .filter(|v| v.is_finite())
+            .fold(0.0, f64::max);
         let base = TOP + HEIGHT + 20.0;
         let step = (WIDTH - 40.0) / results.len().max(1) as f64;
         for (i, value) in values.iter().enumerate() {
             let value = if value.is_finite() { *value } else { 0.0 };
-            let tall = if most > 0.0 { HEIGHT * value / most } else { 0.0 };
+            let tall = if most > 0.0 {
+                HEIGHT * value / most
+            } else {
+                0.0
+            };
             let x = step.mul_add(i as f64, left + 10.0);
             let wide = (step * 0.8).min(60.0);
             let colour = COLOURS[i % COLOURS.len()];
@@ -123,7 +142,10 @@ mod tests {
     #[test]
     fn bars_are_as_tall_as_their_figures() {
         let svg = svg("a <b> & c", &[result("candle", 200.0), result("mlx", 50.0)]).unwrap();
-        assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n"), "{svg}");
+        assert!(
+            svg.starts_with("<svg ") && svg.ends_with("</svg>\n"),
+            "{svg}"
+        );
         assert!(svg.contains("a &lt;b&gt; &amp; c"), "{svg}");
         assert!(svg.contains("candle on cpu, f32") && svg.contains("mlx on cpu, f32"));
         // The tallest bar, and one a quarter of it.

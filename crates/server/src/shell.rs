@@ -49,11 +49,16 @@ pub fn man(args: ManArgs) -> anyhow::Result<()> {
             let found = program.find_subcommand(verb).cloned();
             found.with_context(|| {
                 let names = program.get_subcommands().map(clap::Command::get_name);
-                format!("there is no command {verb}{}", crate::near::hint(verb, names))
+                format!(
+                    "there is no command {verb}{}",
+                    crate::near::hint(verb, names)
+                )
             })?
         }
     };
     let mut page = Vec::new();
-    Man::new(command).render(&mut page).context("the manual page")?;
+    Man::new(command)
+        .render(&mut page)
+        .context("the manual page")?;
     report::data(&String::from_utf8(page).context("the manual page")?)
 }

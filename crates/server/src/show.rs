@@ -61,11 +61,19 @@ fn lines(d: &Description) -> Result<String, std::fmt::Error> {
     writeln!(out, "format         {}", d.format)?;
     writeln!(out, "architecture   {}", d.architecture)?;
     writeln!(out, "parameters     {:.1}M", d.parameters as f64 / 1e6)?;
-    writeln!(out, "weights        {}", report::bytes(d.weight_bytes as u64))?;
+    writeln!(
+        out,
+        "weights        {}",
+        report::bytes(d.weight_bytes as u64)
+    )?;
     writeln!(out, "stored as      {}", formats.join(", "))?;
     writeln!(out, "context        {} tokens", d.context_length)?;
     writeln!(out, "vocabulary     {} tokens", d.vocab_size)?;
-    writeln!(out, "layers         {} of width {}", d.layers, d.hidden_size)?;
+    writeln!(
+        out,
+        "layers         {} of width {}",
+        d.layers, d.hidden_size
+    )?;
     writeln!(out, "chat template  {tools}")?;
     Ok(out)
 }

@@ -163,7 +163,10 @@ fn size(path: &Path) -> u64 {
         Ok(meta) if meta.is_dir() => {
             let entries = fs::read_dir(path).into_iter().flatten().flatten();
             let files = entries.filter_map(|entry| fs::metadata(entry.path()).ok());
-            files.filter(|meta| meta.is_file()).map(|meta| meta.len()).sum()
+            files
+                .filter(|meta| meta.is_file())
+                .map(|meta| meta.len())
+                .sum()
         }
         Ok(meta) => meta.len(),
         Err(_) => 0,
@@ -174,10 +177,16 @@ fn table(models: &[Listed]) -> anyhow::Result<String> {
     let names = models.iter().map(|model| model.name.chars().count());
     let width = names.max().unwrap_or(0).max("NAME".len());
     let mut out = String::new();
-    writeln!(out, "{:width$}  {:>10}  {:11}  WRITTEN", "NAME", "SIZE", "FORMAT")?;
+    writeln!(
+        out,
+        "{:width$}  {:>10}  {:11}  WRITTEN",
+        "NAME", "SIZE", "FORMAT"
+    )?;
     let now = seconds(SystemTime::now()).unwrap_or(0);
     for model in models {
-        let age = model.modified.map_or_else(String::new, |then| age(now.saturating_sub(then)));
+        let age = model
+            .modified
+            .map_or_else(String::new, |then| age(now.saturating_sub(then)));
         let broken = if model.complete { "" } else { "  (incomplete)" };
         writeln!(
             out,
@@ -213,10 +222,14 @@ pub fn rm(args: RmArgs) -> anyhow::Result<()> {
     let mut doomed = Vec::new();
     for name in &args.models {
         let starter = hub::starter_file().filter(|_| name == STARTER);
-        let of_hub = starter.as_ref().is_some_and(|path| path.starts_with(options.hub_cache()));
+        let of_hub = starter
+            .as_ref()
+            .is_some_and(|path| path.starts_with(options.hub_cache()));
         doomed.push(match starter {
             Some(path) if !of_hub => (name, size(&path), Doomed::File(path)),
-            Some(_) => bail!("the starter model lies in the hub's cache: `biplane list` has its name"),
+            Some(_) => {
+                bail!("the starter model lies in the hub's cache: `biplane list` has its name")
+            }
             None => {
                 let removal = hub::removal(name, &options).map_err(biplane::Error::from)?;
                 (name, removal.bytes, Doomed::Cached(removal))
@@ -246,7 +259,9 @@ fn confirmed(what: &str) -> anyhow::Result<bool> {
     }
     report::note(&format!("remove {what}? [y/N]"));
     let mut answer = String::new();
-    io::stdin().read_line(&mut answer).context("standard input")?;
+    io::stdin()
+        .read_line(&mut answer)
+        .context("standard input")?;
     Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
 }
 

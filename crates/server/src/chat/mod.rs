@@ -5,6 +5,7 @@ mod input;
 mod saved;
 mod session;
 mod settings;
+mod shown;
 #[cfg(test)]
 mod tests;
 
@@ -88,7 +89,12 @@ pub fn chat(args: ChatArgs) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("no runtime can be started")?;
-    let mut session = Session::new(model.clone(), args.model.model.clone(), settings, args.system);
+    let mut session = Session::new(
+        model.clone(),
+        args.model.model.clone(),
+        settings,
+        args.system,
+    );
     session.quiet = args.quiet;
     if let Some(file) = &args.load {
         session.load(file)?;

@@ -29,7 +29,10 @@ impl Saved {
         let at = || path.display().to_string();
         let size = fs::metadata(path).with_context(at)?.len();
         if size > LONGEST {
-            bail!("{}: {size} bytes, a conversation has at most {LONGEST}", at());
+            bail!(
+                "{}: {size} bytes, a conversation has at most {LONGEST}",
+                at()
+            );
         }
         let text = fs::read_to_string(path).with_context(at)?;
         let saved: Self = serde_json::from_str(&text)
@@ -45,7 +48,10 @@ impl Saved {
         let at = || path.display().to_string();
         match fs::symlink_metadata(path) {
             Ok(_) if Self::read(path).is_err() => {
-                bail!("{} is there already, and no conversation; choose another name", at());
+                bail!(
+                    "{} is there already, and no conversation; choose another name",
+                    at()
+                );
             }
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(error).with_context(at);

@@ -1,21 +1,20 @@
 //! A conversation under way.
 
 use std::{
-    io::{self, IsTerminal, Write},
+    io::Write,
     path::Path,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail};
-use biplane::{
-    ChatEvent, ChatFinish, ChatRequest, Message, Model, Request, tools::Delta,
-};
+use biplane::{ChatEvent, ChatFinish, ChatRequest, Message, Model, Request};
 
 use super::{
     command::{Command, HELP, command},
     input::{Input, Lines},
     saved::Saved,
     settings::{NAMES, Settings},
+    shown::Shown,
 };
 use crate::report;
 
@@ -104,7 +103,10 @@ impl Session {
         self.messages.push(Message::new("user", text));
         self.attempts = 0;
         let answer = self.answer(out).await;
-        if answer.as_ref().map_or(true, |answer| answer.text.is_empty()) {
+        if answer
+            .as_ref()
+            .map_or(true, |answer| answer.text.is_empty())
+        {
             self.messages.pop();
         }
         self.keep(answer?)
@@ -117,12 +119,17 @@ impl Session {
         };
         self.attempts += 1;
         let answer = self.answer(out).await;
-        if answer.as_ref().map_or(true, |answer| answer.text.is_empty()) {
+        if answer
+            .as_ref()
+            .map_or(true, |answer| answer.text.is_empty())
+        {
             self.messages.push(old);
         }
         let (changes, _) = self.settings.sampling().map_err(anyhow::Error::msg)?;
         if changes.apply(self.model.default_sampling()).temperature == 0.0 {
-            report::note("at temperature 0 an answer is always the same; /set temperature 0.8 changes that");
+            report::note(
+                "at temperature 0 an answer is always the same; /set temperature 0.8 changes that",
+            );
         }
         self.keep(answer?)
     }
@@ -136,7 +143,10 @@ impl Session {
 
     async fn answer(&self, out: &mut dyn Write) -> anyhow::Result<Answer> {
         let (changes, max_tokens) = self.settings.sampling().map_err(anyhow::Error::msg)?;
-        let system = self.system.as_ref().map(|text| Message::new("system", text.as_str()));
+        let system = self
+            .system
+            .as_ref()
+            .map(|text| Message::new("system", text.as_str()));
         let messages: Vec<Message> = system.into_iter().chain(self.messages.clone()).collect();
         let prepared = self.model.prepare_chat(ChatRequest {
             generation: Request {
@@ -163,7 +173,11 @@ impl Session {
                     tokens += 1;
                     deltas
                 }
-                Some(ChatEvent::Done { deltas, reason, timings }) => {
+                Some(ChatEvent::Done {
+                    deltas,
+                    reason,
+                    timings,
+                }) => {
                     if !shown.all(deltas)? {
                         break (Turn::Stopped, None);
                     }
@@ -190,7 +204,11 @@ impl Session {
                     timings.generated_tokens,
                     timings.decode_tokens_per_second(),
                     Some(timings.time_to_first_token),
-                    if reason == ChatFinish::Length { " (cut at the limit)" } else { "" },
+                    if reason == ChatFinish::Length {
+                        " (cut at the limit)"
+                    } else {
+                        ""
+                    },
                 ),
                 None => {
                     let decoding = start.elapsed().saturating_sub(first.unwrap_or_default());
@@ -220,7 +238,9 @@ impl Session {
             }
             Command::Set(name, _) if name.is_empty() => self.listed(),
             Command::Set(name, value) => {
-                self.settings.set(&name, &value).map_err(anyhow::Error::msg)?;
+                self.settings
+                    .set(&name, &value)
+                    .map_err(anyhow::Error::msg)?;
                 format!("{name} is {value}")
             }
             Command::Show => {
@@ -336,89 +356,4 @@ fn footer(tokens: usize, speed: f64, first: Option<Duration>, end: &str) -> Stri
         format!(" · first token {:.0} ms", first.as_secs_f64() * 1e3)
     });
     format!("[{tokens} tokens{end} · {speed:.1} tok/s{first}]")
-}
-
-/// An answer on its way to the reader.
-struct Shown<'o> {
-    out: &'o mut dyn Write,
-    text: String,
-    thinks: bool,
-    /// Thoughts are dim on a terminal, and elsewhere no part of the data.
-    styled: bool,
-    terminal: bool,
-}
-
-impl<'o> Shown<'o> {
-    fn new(out: &'o mut dyn Write) -> Self {
-        let terminal = io::stdout().is_terminal();
-        Self {
-            out,
-            text: String::new(),
-            thinks: false,
-            styled: terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()),
-            terminal,
-        }
-    }
-
-    /// Writes what is new; whether anyone still reads.
-    fn all(&mut self, deltas: Vec<Delta>) -> anyhow::Result<bool> {
-        for delta in deltas {
-            let written = match delta {
-                Delta::Content(text) => {
-                    let text = match self.text.is_empty() {
-                        true => text.trim_start().to_owned(),
-                        false => text,
-                    };
-                    self.text.push_str(&text);
-                    self.style(false).and_then(|()| self.out.write_all(text.as_bytes()))
-                }
-                Delta::Reasoning(text) if self.terminal => {
-                    self.style(true).and_then(|()| self.out.write_all(text.as_bytes()))
-                }
-                _ => Ok(()),
-            };
-            match written.and_then(|()| self.out.flush()) {
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(false),
-                written => written.context("standard output")?,
-            }
-        }
-        Ok(true)
-    }
-
-    fn style(&mut self, thinks: bool) -> io::Result<()> {
-        if self.thinks == thinks {
-            return Ok(());
-        }
-        self.thinks = thinks;
-        if self.styled {
-            let style: &[u8] = if thinks { b"\x1b[2m" } else { b"\x1b[0m" };
-            self.out.write_all(style)?;
-        }
-        match thinks {
-            true => Ok(()),
-            false => self.out.write_all(b"\n\n"),
-        }
-    }
-
-    /// Ends the line; gives the answer's text.
-    fn end(mut self) -> anyhow::Result<String> {
-        let ended = self.style(false).and_then(|()| {
-            if !self.text.is_empty() && !self.text.ends_with('\n') {
-                self.out.write_all(b"\n")?;
-            }
-            self.out.flush()
-        });
-        match ended {
-            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-                Err(error).context("standard output")
-            }
-            _ => Ok(self.text),
-        }
-    }
-}
-
-/// A message's text.
-#[cfg(test)]
-pub fn text_of(message: &Message) -> &str {
-    message.content.as_str().unwrap_or_default()
 }

@@ -30,7 +30,10 @@ impl Settings {
         let text = |value: Option<&dyn ToString>| value.map(ToString::to_string);
         let mut settings = Self::default();
         for (name, value) in [
-            ("temperature", text(args.temperature.as_ref().map(|v| v as _))),
+            (
+                "temperature",
+                text(args.temperature.as_ref().map(|v| v as _)),
+            ),
             ("top_p", text(args.top_p.as_ref().map(|v| v as _))),
             ("top_k", text(args.top_k.as_ref().map(|v| v as _))),
             ("min_p", text(args.min_p.as_ref().map(|v| v as _))),
@@ -52,7 +55,9 @@ impl Settings {
         let name = name.replace('-', "_");
         if !NAMES.contains(&name.as_str()) {
             let hint = near::hint(&name, NAMES);
-            return Err(format!("there is no setting {name:?}{hint}; /set alone lists them"));
+            return Err(format!(
+                "there is no setting {name:?}{hint}; /set alone lists them"
+            ));
         }
         if value == "default" {
             self.0.remove(&name);
@@ -107,6 +112,8 @@ impl Settings {
 
     /// Names and values.
     pub fn all(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+        self.0
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
     }
 }

@@ -44,7 +44,10 @@ fn flags_count_before_the_file_and_the_file_before_defaults() {
     assert_eq!(args.options.cors_origin, ["http://a", "http://b"]);
     assert!(args.options.insecure);
     assert_eq!(args.options.max_queue, 256);
-    let args = serve(&text, "biplane serve --port 3 --isq Q8_0 --cors-origin http://c");
+    let args = serve(
+        &text,
+        "biplane serve --port 3 --isq Q8_0 --cors-origin http://c",
+    );
     assert_eq!(args.options.port, 3);
     assert_eq!(args.options.model.isq.isq, Some(IsqType::Q8_0));
     assert_eq!(args.options.cors_origin, ["http://c"]);

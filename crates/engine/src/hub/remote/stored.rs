@@ -104,7 +104,11 @@ fn of_model(root: &Path, id: &str, models: &mut Vec<StoredModel>) {
         let weights = others.iter().find(|(f, _)| f.ends_with(".safetensors"));
         models.push(StoredModel {
             name,
-            format: if weights.is_some() { "safetensors" } else { "other" },
+            format: if weights.is_some() {
+                "safetensors"
+            } else {
+                "other"
+            },
             bytes: others.iter().map(|(_, listed)| listed.size).sum(),
             modified: weights.and_then(|(file, _)| modified(&snapshot.join(file))),
             complete: cache.find(&spec).is_ok_and(|path| path == snapshot),
@@ -175,7 +179,10 @@ pub fn removal(spec: &str, options: &Options) -> Result<Removal> {
         }
     }
     let inside = fs::canonicalize(cache.folder()).map_err(|e| Error::io(cache.folder(), e, 0))?;
-    for blob in free.difference(&kept).filter(|blob| blob.starts_with(&inside)) {
+    for blob in free
+        .difference(&kept)
+        .filter(|blob| blob.starts_with(&inside))
+    {
         bytes += fs::metadata(blob).map_or(0, |meta| meta.len());
         paths.push(blob.clone());
     }
