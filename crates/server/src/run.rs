@@ -3,9 +3,7 @@
 use std::io::{IsTerminal, Read, Write};
 
 use anyhow::{Context, bail};
-use biplane::{
-    BackendKind, ChatRequest, Event, FinishReason, Message, Request, SamplingChanges, Timings,
-};
+use biplane::{BackendKind, ChatRequest, Event, FinishReason, Message, Request, Timings};
 
 use crate::{
     cli::RunArgs,
@@ -37,17 +35,10 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
     }
     let model = builder.build_blocking()?;
     progress.clear();
-    let changes = SamplingChanges {
-        temperature: args.temperature,
-        top_p: args.top_p,
-        top_k: args.top_k,
-        min_p: args.min_p,
-        seed: args.seed,
-        ..SamplingChanges::default()
-    };
+    let changes = args.sampling.changes();
     let mut request = Request {
         sampling: changes.apply(model.default_sampling()),
-        max_tokens: args.max_tokens,
+        max_tokens: args.sampling.max_tokens,
         constraint,
         ..Request::default()
     };
