@@ -91,5 +91,9 @@ if cargo nextest --version >/dev/null 2>&1; then
 else
   cargo test "${all[@]}" --no-fail-fast --lib --bins --tests
 fi
+say "examples"
+cargo build "${all[@]}" --examples -q
+bash scripts/examples.sh "${CARGO_TARGET_DIR:-target}/debug/examples" \
+  "$models/smollm2-135m-instruct-q4_1.gguf" candle mlx
 say "documentation's examples"
 cargo test "${all[@]}" --doc -q

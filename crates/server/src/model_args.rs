@@ -114,6 +114,7 @@ fn device(s: &str) -> Result<Device, String> {
     match s {
         "auto" => Ok(Device::Auto),
         "cpu" => Ok(Device::Cpu),
+        "gpu" => Ok(Device::Gpu),
         "metal" => Ok(Device::Metal),
         "cuda" => Ok(Device::Cuda(0)),
         other => other
@@ -142,6 +143,7 @@ mod tests {
     #[test]
     fn devices_and_dtypes_parse() {
         assert_eq!(device("cuda:1"), Ok(Device::Cuda(1)));
+        assert_eq!(device("gpu"), Ok(Device::Gpu));
         assert!(device("tpu").is_err());
         assert!(dtype("u32").is_err());
         assert!(matches!(dtype("bf16"), Ok(AutoDType(Some(DType::BF16)))));

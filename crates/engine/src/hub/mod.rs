@@ -88,16 +88,21 @@ pub enum Error {
     NotFound {
         /// What was asked for.
         spec: String,
-        /// What to do instead.
-        hint: &'static str,
+        /// What to do instead, with names that are alike where the hub has any.
+        hint: String,
     },
     /// The model has no such branch, tag or commit.
-    #[error("{id} has no revision {revision}; leave out @{revision} for its newest files")]
+    #[error(
+        "{id} has no revision {revision}{}; leave out @{revision} for its newest files",
+        if .known.is_empty() { String::new() } else { format!("; it has {}", .known.join(", ")) }
+    )]
     NoRevision {
         /// The model.
         id: String,
         /// What was asked for.
         revision: String,
+        /// The branches and tags most like it.
+        known: Vec<String>,
     },
     /// The hub does not hand the model out to everyone.
     #[error(
@@ -191,7 +196,7 @@ pub enum Error {
         reason: String,
     },
     /// A download is not the file that it should be.
-    #[error("{what}: sha256 is {got}, expected {expected}; the download was discarded, try again")]
+    #[error("{what}: its sum is {got}, expected {expected}; the download was discarded, try again")]
     Checksum {
         /// The file.
         what: String,
@@ -261,7 +266,8 @@ pub fn resolve(
         Ok(false) => remote::resolve(spec, options, progress).unwrap_or_else(|| {
             Err(Error::NotFound {
                 spec: spec.to_owned(),
-                hint: "give the path of a model's directory or GGUF file, or org/name on the hub",
+                hint: "give the path of a model's directory or GGUF file, or org/name on the hub"
+                    .to_owned(),
             })
         }),
         Err(source) => Err(Error::Io { path, source }),
@@ -295,11 +301,11 @@ fn sha256(path: &Path) -> io::Result<String> {
         }
         hash.update(buffer.get(..n).unwrap_or_default());
     }
-    Ok(hash
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect())
+    Ok(hex(&hash.finalize()))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

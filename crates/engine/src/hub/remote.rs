@@ -4,6 +4,7 @@ mod cache;
 mod choose;
 mod client;
 mod download;
+mod near;
 mod reach;
 mod spec;
 mod stored;
