@@ -37,7 +37,7 @@ fn running_ahead_changes_nothing() {
     };
     assert!(ended(FinishReason::Stop) > 5 && ended(FinishReason::Length) > 2);
     assert_eq!(behind.watch.ahead.load(Relaxed), 0);
-    assert!(ahead.watch.ahead.load(Relaxed) > 100);
+    assert!(ahead.watch.ahead.load(Relaxed) > 20);
     // What was kept of them serves the next as if nothing had been computed in vain.
     let longer: Vec<_> = requests
         .iter()
