@@ -224,7 +224,12 @@ impl Config {
             }
             let values = text(path, &key, value)?;
             command = command.mut_arg(id, |arg| {
-                arg.default_values(values).hide_default_value(true)
+                let takes_values = arg.get_action().takes_values();
+                let arg = arg.default_values(values);
+                match takes_values {
+                    true => arg.hide_default_value(true),
+                    false => arg,
+                }
             });
             applied.push(key);
         }

@@ -52,7 +52,7 @@ pub fn reach(options: &Options) -> Result<Reach> {
     // The system may look for an address for minutes: that goes on alone.
     thread::spawn(move || {
         let asked = runtime().map_err(|e| e.to_string()).and_then(|runtime| {
-            let asked = runtime.block_on(http.head(url).timeout(HASTE).send());
+            let asked = runtime.block_on(async { http.head(url).timeout(HASTE).send().await });
             runtime.shutdown_background();
             asked.map_err(|e| super::client::root_cause(&e))
         });
