@@ -9,6 +9,10 @@
 
 #[path = "server/apis.rs"]
 mod apis;
+#[path = "server/broken.rs"]
+mod broken;
+#[path = "server/fields.rs"]
+mod fields;
 #[path = "server/limits.rs"]
 mod limits;
 

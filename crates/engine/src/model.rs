@@ -249,10 +249,23 @@ impl Model {
         texts: &[impl AsRef<str>],
         pooling: Pooling,
     ) -> Result<Vec<Vec<f32>>> {
+        let tokens = texts.iter().map(|text| self.prompt_tokens(text.as_ref()));
+        let tokens: Vec<Vec<u32>> = tokens.collect::<Result<_>>()?;
+        self.embed_tokens(&tokens, pooling).await
+    }
+
+    /// As [`Model::embed`], of texts that are tokens already.
+    ///
+    /// # Errors
+    /// Whatever a text fails with.
+    pub async fn embed_tokens(
+        &self,
+        texts: &[Vec<u32>],
+        pooling: Pooling,
+    ) -> Result<Vec<Vec<f32>>> {
         let mut replies = Vec::with_capacity(texts.len());
-        for text in texts {
-            let tokens = self.prompt_tokens(text.as_ref())?;
-            replies.push(self.inner.engine.embed(tokens, pooling)?);
+        for tokens in texts {
+            replies.push(self.inner.engine.embed(tokens.clone(), pooling)?);
         }
         let mut vectors = Vec::with_capacity(texts.len());
         for reply in replies {

@@ -171,18 +171,26 @@ pub fn tokens(value: &Value) -> Option<Vec<u32>> {
 async fn limited(body: Body) -> Result<Bytes> {
     let mut stream = body.into_data_stream();
     let mut whole: Vec<u8> = Vec::new();
+    let mut come = 0;
     let read = async {
         while let Some(piece) = stream.next().await {
             let piece = piece.map_err(|e| ApiError::bad(format!("the body broke off: {e}")))?;
-            if whole.len() + piece.len() > limits::BODY {
-                return Err(ApiError::new(
-                    StatusCode::PAYLOAD_TOO_LARGE,
-                    "invalid_request_error",
-                    format!("the body is larger than {} MiB", limits::BODY >> 20),
-                )
-                .with_code("request_too_large"));
+            come += piece.len();
+            if come > limits::READ {
+                break;
+            }
+            if come > limits::BODY {
+                // Read all the same: who is still sending would not see the answer.
+                whole = Vec::new();
+                continue;
             }
             whole.extend_from_slice(&piece);
+        }
+        if come > limits::BODY {
+            let message = format!("the body is larger than {} MiB", limits::BODY >> 20);
+            let status = StatusCode::PAYLOAD_TOO_LARGE;
+            let error = ApiError::new(status, "invalid_request_error", message);
+            return Err(error.with_code("request_too_large"));
         }
         Ok(())
     };

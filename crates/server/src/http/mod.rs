@@ -9,6 +9,7 @@ mod limits;
 mod listen;
 mod metrics;
 mod openai;
+mod openapi;
 mod page;
 mod responses;
 mod security;
@@ -46,13 +47,15 @@ pub fn router(app: Shared) -> Router {
         .layer(middleware::from_fn_with_state(app.clone(), security::key));
     let open = Router::new()
         .route("/health", get(health::health))
-        .route("/ready", get(health::ready));
+        .route("/ready", get(health::ready))
+        .route("/openapi.json", get(openapi::handle));
     page::routes(open)
         .merge(guarded)
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn_with_state(app.clone(), security::place))
         .layer(CatchPanicLayer::custom(panicked))
+        .layer(middleware::from_fn(anthropic::shape))
         .layer(middleware::from_fn(id::request))
         .with_state(app)
 }

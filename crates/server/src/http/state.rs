@@ -7,7 +7,7 @@ use std::sync::{
 
 use biplane::Model;
 
-use super::{Security, error::ApiError, id};
+use super::{Security, error::ApiError, id, responses::Store};
 
 /// What all handlers share.
 pub type Shared = Arc<App>;
@@ -20,6 +20,8 @@ pub struct App {
     pub security: Security,
     /// When the server started, in seconds since 1970.
     pub started: u64,
+    /// What later responses may continue.
+    pub responses: Store,
     phase: RwLock<Phase>,
     draining: AtomicBool,
 }
@@ -41,6 +43,7 @@ impl App {
             name,
             security,
             started: id::now(),
+            responses: Store::default(),
             phase: RwLock::new(Phase::Loading {
                 progress: None,
                 message: "finding the model".into(),

@@ -4,7 +4,7 @@ use biplane::{ChatEvent, ChatStream, tools::Delta};
 use futures::stream::select_all;
 use serde_json::{Value, json};
 
-use super::{Failure, answer::Head};
+use super::{answer::Head, failure};
 use crate::http::{
     error::ApiError,
     sse::{Gone, Sse},
@@ -55,7 +55,7 @@ impl Writer {
                     sse.typed(&json!({"type": "message_stop"})).await?;
                 }
                 ChatEvent::Failed(error) => {
-                    return sse.typed(&Failure(ApiError::from(error)).body()).await;
+                    return sse.typed(&failure(&ApiError::from(error))).await;
                 }
             }
         }

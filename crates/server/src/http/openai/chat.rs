@@ -15,7 +15,7 @@ use crate::http::{
     Shared,
     error::ApiError,
     fields::{Fields, wrong},
-    sse,
+    limits, sse,
 };
 
 type Result<T> = std::result::Result<T, ApiError>;
@@ -149,6 +149,10 @@ fn modalities(fields: &mut Fields) -> Result<()> {
 fn logprobs(fields: &mut Fields) -> Result<Option<usize>> {
     let wanted = fields.bool("logprobs")?.unwrap_or(false);
     match (wanted, fields.count("top_logprobs")?) {
+        (_, Some(top)) if top > limits::LOGPROBS => Err(ApiError::field(
+            "top_logprobs",
+            format!("{top} is not allowed, at most {} is", limits::LOGPROBS),
+        )),
         (true, top) => Ok(Some(top.unwrap_or(0))),
         (false, None | Some(0)) => Ok(None),
         (false, Some(_)) => Err(ApiError::field(

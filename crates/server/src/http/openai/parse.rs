@@ -12,7 +12,7 @@ use crate::http::{
 type Result<T> = std::result::Result<T, ApiError>;
 
 /// What is asked for elsewhere under other names, or not at all here.
-const REFUSED: [(&str, &str); 21] = [
+const REFUSED: [(&str, &str); 22] = [
     ("guided_json", FORM),
     ("guided_regex", FORM),
     ("guided_choice", FORM),
@@ -34,9 +34,10 @@ const REFUSED: [(&str, &str); 21] = [
         "prompt_logprobs",
         "use echo and logprobs of /v1/completions",
     ),
-    ("web_search_options", "offer a tool"),
     ("prediction", "start the server with --prompt-lookup"),
     ("audio", "the model writes text only"),
+    ("moderation", "leave it out"),
+    ("store", "answers are kept by /v1/responses only"),
 ];
 
 const FORM: &str = "use response_format, of type json_schema, regex, choice or lark";
@@ -44,7 +45,23 @@ const FORM: &str = "use response_format, of type json_schema, regex, choice or l
 /// Refuses what cannot be honoured.
 pub fn refuse(fields: &Fields) -> Result<()> {
     let mut all = REFUSED.iter();
-    all.try_for_each(|(name, instead)| fields.refuse(name, instead))
+    all.try_for_each(|(name, instead)| fields.refuse(name, instead))?;
+    let unsupported = |name: &str, message: &str| {
+        let error = ApiError::field(name, format!("not supported; {message}"));
+        Err(error.with_code("unsupported_parameter"))
+    };
+    // An empty object asks for a search as well.
+    if !fields.peek("web_search_options").is_null() {
+        return unsupported("web_search_options", "offer a tool");
+    }
+    match fields.peek("verbosity") {
+        Value::Null => Ok(()),
+        Value::String(usual) if usual == "medium" => Ok(()),
+        _ => unsupported(
+            "verbosity",
+            "say in the prompt how long the answer should be",
+        ),
+    }
 }
 
 /// The changes of sampling that a request asks for.
