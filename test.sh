@@ -3,6 +3,7 @@
 #
 #   ./test.sh            everything
 #   ./test.sh --setup    only what the tests need
+#   ./test.sh --mcp      official MCP programs against Biplane, and Biplane against them (needs Node)
 #
 # Needs Rust and Python 3 with pip. Everything comes from crates.io, PyPI and, on Debian and Ubuntu,
 # apt, through their ordinary clients; nothing is installed outside this folder but apt's packages.
@@ -49,6 +50,7 @@ all=(--workspace --features "biplane/${features/,/,biplane/},biplane-server/${fe
 
 setup
 [ "${1:-}" != --setup ] || exit 0
+[ "${1:-}" != --mcp ] || BIPLANE_TEST_MODELS="$models" exec tests/mcp/run.sh
 
 export PATH="$tools/bin:$PATH" BIPLANE_TEST_MODELS="$models" BIPLANE_REQUIRE_MODELS=1
 

@@ -15,6 +15,8 @@ mod broken;
 mod fields;
 #[path = "server/limits.rs"]
 mod limits;
+#[path = "server/mcp.rs"]
+mod mcp;
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -54,6 +56,7 @@ fn program(args: &[&str]) -> Command {
     ] {
         command.env_remove(format!("BIPLANE_{name}"));
     }
+    command.env_remove("MCP_CONFIG_PATH");
     command.env("BIPLANE_DEVICE", "cpu").args(args);
     command
 }

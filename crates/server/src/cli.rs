@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     engine_args::EngineArgs,
+    mcp_args::McpArgs,
     serve_args::{MlxArgs, ServeArgs},
 };
 
@@ -37,6 +38,8 @@ pub enum Command {
     Serve(Box<ServeArgs>),
     /// As `serve`, on Apple's MLX.
     Mlx(Box<MlxArgs>),
+    /// Serve a model to the MCP client that starts this program, on standard input and output.
+    Mcp(Box<McpArgs>),
     /// Compute recorded requests again; exit code 1 where one gives something else.
     Replay(ReplayArgs),
     /// Measure prefill, decode, load time and memory.

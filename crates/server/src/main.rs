@@ -8,6 +8,8 @@ mod convert;
 mod engine_args;
 mod evaluate;
 mod http;
+mod mcp;
+mod mcp_args;
 mod replay;
 mod report;
 mod run;
@@ -57,6 +59,7 @@ fn run_command(command: cli::Command) -> anyhow::Result<ExitCode> {
         cli::Command::Run(args) => run::run(*args).map(|()| ExitCode::SUCCESS),
         cli::Command::Serve(args) => serve::serve(*args).map(|()| ExitCode::SUCCESS),
         cli::Command::Mlx(args) => serve::mlx(*args).map(|()| ExitCode::SUCCESS),
+        cli::Command::Mcp(args) => mcp::mcp(*args).map(|()| ExitCode::SUCCESS),
         cli::Command::Replay(args) => replay::replay(args),
         cli::Command::Bench(args) => bench::bench(args),
         cli::Command::Quantize(args) => convert::quantize(args).map(|()| ExitCode::SUCCESS),

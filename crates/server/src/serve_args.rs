@@ -8,6 +8,7 @@ use clap::Args;
 use crate::{
     cli::{ModelArgs, backend},
     engine_args::EngineArgs,
+    mcp_args::ServerMcpArgs,
 };
 
 /// Arguments of `biplane serve`.
@@ -34,10 +35,6 @@ pub struct MlxArgs {
     /// Describe a whole step's graph before any of it is computed; otherwise layer by layer.
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
     pub mlx_lazy_eval: bool,
-
-    /// Requests may offer tools; they always may.
-    #[arg(long)]
-    pub enable_tools: bool,
 }
 
 fn mlx_device(s: &str) -> Result<Device, String> {
@@ -68,6 +65,9 @@ pub struct ServeOptions {
 
     #[command(flatten)]
     pub engine: EngineArgs,
+
+    #[command(flatten)]
+    pub mcp: ServerMcpArgs,
 
     /// Most answers computed at once.
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1024))]
@@ -121,7 +121,7 @@ mod tests {
     #[test]
     fn mlx_takes_what_its_users_write() {
         let line = "biplane --isq Q4K mlx -m org/name --port 1234 --mlx-device gpu --mlx-lazy-eval false \
-                    --enable-tools";
+                    --enable-tools --mcp-port 3000";
         let cli = Cli::try_parse_from(line.split_whitespace()).unwrap();
         let Command::Mlx(args) = cli.command_line().unwrap() else {
             panic!("another command");
@@ -129,7 +129,8 @@ mod tests {
         assert_eq!(args.options.model.isq.isq, Some(IsqType::Q4K));
         assert_eq!(args.options.port, 1234);
         assert_eq!(args.mlx_device, Some(Device::Gpu));
-        assert!(!args.mlx_lazy_eval && args.enable_tools);
+        assert!(!args.mlx_lazy_eval && args.options.mcp.enable_tools);
+        assert_eq!(args.options.mcp.mcp_port, Some(3000));
     }
 
     #[test]

@@ -14,7 +14,16 @@ use super::{Shared, limits, router};
 
 /// Serves until `stop` ends; then running answers may end too, but not for long.
 pub async fn serve(listener: TcpListener, app: Shared, stop: impl Future<Output = ()>) {
-    let service = router(app.clone());
+    serve_router(listener, router(app.clone()), app, stop).await;
+}
+
+/// As [`serve`], other routes.
+pub async fn serve_router(
+    listener: TcpListener,
+    service: axum::Router,
+    app: Shared,
+    stop: impl Future<Output = ()>,
+) {
     let graceful = GracefulShutdown::new();
     let mut stop = pin!(stop);
     loop {

@@ -7,6 +7,7 @@ mod health;
 mod id;
 mod limits;
 mod listen;
+pub mod mcp;
 mod metrics;
 mod openai;
 mod openapi;
@@ -15,6 +16,7 @@ mod responses;
 mod security;
 mod sse;
 mod state;
+mod tool_runs;
 
 use axum::{
     Router, middleware,
@@ -44,6 +46,8 @@ pub fn router(app: Shared) -> Router {
         .route("/metrics", get(metrics::handle))
         .route("/v1/models", get(openai::models::list))
         .route("/v1/models/{*id}", get(openai::models::one))
+        .route("/v1/mcp/servers", get(mcp::servers))
+        .route_service("/mcp", mcp::service(&app))
         .layer(middleware::from_fn_with_state(app.clone(), security::key));
     let open = Router::new()
         .route("/health", get(health::health))

@@ -55,15 +55,18 @@ pub async fn place(State(app): State<Shared>, request: Request, next: Next) -> R
         headers.insert(header::VARY, fixed("origin"));
         headers.insert(
             header::ACCESS_CONTROL_ALLOW_METHODS,
-            fixed("GET, POST, OPTIONS"),
+            fixed("GET, POST, DELETE, OPTIONS"),
         );
         headers.insert(
             header::ACCESS_CONTROL_ALLOW_HEADERS,
-            fixed("authorization, content-type, x-api-key, x-request-id"),
+            fixed(
+                "authorization, content-type, x-api-key, x-request-id, last-event-id, mcp-session-id, \
+                 mcp-protocol-version, mcp-method, mcp-name",
+            ),
         );
         headers.insert(
             header::ACCESS_CONTROL_EXPOSE_HEADERS,
-            fixed("retry-after, x-request-id"),
+            fixed("retry-after, x-request-id, mcp-session-id"),
         );
     }
     response

@@ -7,7 +7,7 @@ use std::sync::{
 
 use biplane::Model;
 
-use super::{Security, error::ApiError, id, responses::Store};
+use super::{Security, error::ApiError, id, mcp::Mcp, responses::Store};
 
 /// What all handlers share.
 pub type Shared = Arc<App>;
@@ -22,6 +22,8 @@ pub struct App {
     pub started: u64,
     /// What later responses may continue.
     pub responses: Store,
+    /// MCP servers, and the tools that are run for the model.
+    pub mcp: Mcp,
     phase: RwLock<Phase>,
     draining: AtomicBool,
 }
@@ -44,6 +46,7 @@ impl App {
             security,
             started: id::now(),
             responses: Store::default(),
+            mcp: Mcp::default(),
             phase: RwLock::new(Phase::Loading {
                 progress: None,
                 message: "finding the model".into(),
@@ -76,6 +79,7 @@ impl App {
     /// From now on nothing new is begun.
     pub fn drain(&self) {
         self.draining.store(true, Relaxed);
+        self.mcp.close();
     }
 
     pub fn is_draining(&self) -> bool {

@@ -4,7 +4,7 @@ use biplane::{ChatFinish, ChatResponse, Message, Timings};
 use serde_json::{Map, Value, json};
 
 use super::{read, store::Store};
-use crate::http::id;
+use crate::http::{id, tool_runs};
 
 /// What an answer begins with.
 pub struct Head {
@@ -86,7 +86,11 @@ impl Head {
                 "completed",
             ));
         }
-        self.ended(output, &answer.finish_reason, &answer.timings)
+        let mut response = self.ended(output, &answer.finish_reason, &answer.timings);
+        if !answer.trace.is_empty() {
+            response["biplane"] = json!({"tool_trace": tool_runs::trace(&answer.trace)});
+        }
+        response
     }
 }
 
