@@ -43,7 +43,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
         ..SamplingChanges::default()
     };
     let events = model.submit(Request {
-        sampling: changes.apply(model.default_sampling()),
+        sampling: model.sampling(&changes)?,
         max_tokens: args.max_tokens,
         constraint,
         ..Request::new(tokens)

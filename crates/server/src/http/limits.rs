@@ -31,6 +31,10 @@ pub const KEEP_ALIVE: Duration = Duration::from_secs(10);
 pub const CHOICES: usize = 8;
 /// Most log probabilities beside each token's own; the engine's limit too.
 pub const LOGPROBS: usize = 20;
+/// Most texts that no repetition goes across.
+pub const BREAKERS: usize = 16;
+/// Most bytes of one.
+pub const BREAKER: usize = 64;
 /// Most prompts of a request for completions.
 pub const PROMPTS: usize = 64;
 /// Most texts of a request for embeddings.
