@@ -110,11 +110,7 @@ impl Security {
             return Ok(None);
         };
         let name = String::from_utf8_lossy(origin.as_bytes());
-        if self
-            .origins
-            .iter()
-            .any(|o| o == "*" || o.eq_ignore_ascii_case(&name))
-        {
+        if self.origins.iter().any(|o| o.eq_ignore_ascii_case(&name)) {
             return Ok(Some(origin.clone()));
         }
         let own = name.split_once("://").is_some_and(|(scheme, place)| {
