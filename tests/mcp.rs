@@ -152,7 +152,12 @@ async fn a_server_that_ends_in_a_call_is_started_again() {
         s.connections == 2 && matches!(s.state, McpServerState::Ready { .. })
     };
     let status = client.wait_for("one", again).await.unwrap();
-    assert_eq!(status.last_error.as_deref(), Some("it ended"));
+    // Which of its two ends is noticed first is chance.
+    let reason = status.last_error.unwrap();
+    assert!(
+        ["it ended", "it cannot be reached"].contains(&reason.as_str()),
+        "{reason}"
+    );
     assert_eq!(status.protocol.as_deref(), Some("2025-06-18"));
     assert_eq!(
         call(&client, "echo", json!({"text": "y"})).await.as_deref(),

@@ -32,7 +32,7 @@ def tokenizer(vocab_size):
     vocab = {f"t{i}": i for i in range(vocab_size)}
     return dict(
         version="1.0", truncation=None, padding=None, added_tokens=[], normalizer=None,
-        pre_tokenizer=dict(type="WhitespaceSplit"), post_processor=None, decoder=None,
+        pre_tokenizer=dict(type="WhitespaceSplit"), post_processor=None, decoder=dict(type="ByteLevel", add_prefix_space=False, trim_offsets=False, use_regex=False),
         model=dict(type="WordLevel", vocab=vocab, unk_token="t0"))
 
 

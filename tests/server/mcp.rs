@@ -7,6 +7,7 @@ use std::{
     process::{Child, ChildStdin, ChildStdout, Stdio},
 };
 
+use biplane::BackendKind;
 use biplane_tests::{fixture, real_model};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -29,7 +30,7 @@ fn configuration(servers: Value) -> (TempDir, PathBuf) {
     (folder, file)
 }
 
-fn with_tools(model: &Path) -> (TempDir, Server) {
+fn with_tools(model: &Path, backend: BackendKind) -> (TempDir, Server) {
     let mut own = own(&fixture("llama/mlx-4bit"));
     own["env"]
         .as_object_mut()
@@ -43,6 +44,8 @@ fn with_tools(model: &Path) -> (TempDir, Server) {
             file.to_str().unwrap(),
             "--max-tool-rounds",
             "1",
+            "--backend",
+            backend.name(),
         ],
     );
     (folder, server)
@@ -123,7 +126,13 @@ fn forced_calls_are_run_and_their_results_reach_the_model() {
     let Some(model) = real_model("smollm2-135m-instruct-q4_1.gguf") else {
         return;
     };
-    let (_folder, server) = with_tools(&model);
+    for backend in BackendKind::compiled() {
+        forced_calls_are_run_on(&model, backend);
+    }
+}
+
+fn forced_calls_are_run_on(model: &Path, backend: BackendKind) {
+    let (_folder, server) = with_tools(model, backend);
     let whole = server.chat(&calling("tokenize", json!({}))).json();
     let choice = &whole["choices"][0];
     run_of(&choice["message"]["biplane"]);
@@ -136,6 +145,10 @@ fn forced_calls_are_run_and_their_results_reach_the_model() {
     let tokens = |answer: &Value| answer["usage"]["prompt_tokens"].as_u64().unwrap();
     assert!(tokens(&whole) > 2 * tokens(&once), "{whole} {once}");
 
+    // What follows is of the server, not of what computes.
+    if backend != BackendKind::default_here().unwrap() {
+        return;
+    }
     let events = server
         .chat(&calling("tokenize", json!({"stream": true})))
         .events();
@@ -182,7 +195,7 @@ fn clients_own_tools_are_theirs_to_run() {
     let Some(model) = real_model("smollm2-135m-instruct-q4_1.gguf") else {
         return;
     };
-    let (_folder, server) = with_tools(&model);
+    let (_folder, server) = with_tools(&model, BackendKind::default_here().unwrap());
     // The second has the name of a tool that is run here.
     for name in ["weather", "tokenize"] {
         let tools = json!([{"type": "function", "function": {"name": name,
@@ -198,6 +211,48 @@ fn clients_own_tools_are_theirs_to_run() {
     assert!(
         none["choices"][0]["message"].get("biplane").is_none(),
         "{none}"
+    );
+}
+
+#[test]
+fn run_calls_tools_too() {
+    let Some(model) = real_model("smollm2-135m-instruct-q4_1.gguf") else {
+        return;
+    };
+    let mut own = own(&fixture("llama/mlx-4bit"));
+    own["env"]
+        .as_object_mut()
+        .unwrap()
+        .remove("MCP_CONFIG_PATH");
+    let (_folder, file) = configuration(json!({"own": own, "broken": {"command": "/no/such"}}));
+    let run = |more: &[&str]| {
+        let mut command = program(&["run", "--temperature", "0", "-n", "24", "-m"]);
+        command
+            .arg(&model)
+            .args(more)
+            .arg("--mcp-config")
+            .arg(&file);
+        let out = command.arg("What is 2 plus 2?").output().unwrap();
+        (
+            out.status,
+            String::from_utf8_lossy(&out.stderr).into_owned(),
+            out.stdout,
+        )
+    };
+    let (status, said, out) = run(&[]);
+    assert!(status.success() && out.ends_with(b"\n"), "{said}");
+    assert!(
+        said.contains("\"broken\": /no/such cannot be started"),
+        "{said}"
+    );
+    // The tools are described in the prompt, which is short otherwise.
+    let prompt = said.split("prompt ").nth(1).unwrap();
+    let tokens: usize = prompt.split(' ').next().unwrap().parse().unwrap();
+    assert!(tokens > 300, "{said}");
+    let (status, said, _) = run(&["--raw"]);
+    assert!(
+        !status.success() && said.contains("leave out --raw"),
+        "{said}"
     );
 }
 
@@ -244,7 +299,9 @@ fn a_port_of_its_own() {
     let key = "Authorization: Bearer secret\r\n";
     assert_eq!(initialize(&server, "/mcp", key).status, 200);
     assert_eq!(initialize(&server, "/mcp", "").status, 401);
-    assert_eq!(server.get("/health").status, 404);
+    // There is nothing else.
+    let head = server.head("GET", "/v1/models", key, 0);
+    assert_eq!(server.ask(&head, b"").status, 404);
 }
 
 /// `biplane mcp`, spoken to by lines.

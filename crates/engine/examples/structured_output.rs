@@ -8,10 +8,14 @@ use serde::Deserialize;
 
 #[derive(Deserialize, JsonSchema)]
 struct City {
+    // Limits hold a small model to the point.
+    #[schemars(length(min = 1, max = 30))]
     name: String,
+    #[schemars(length(min = 1, max = 30))]
     country: String,
     /// In millions.
-    inhabitants: f64,
+    #[schemars(range(max = 50))]
+    inhabitants: u32,
     is_capital: bool,
 }
 

@@ -59,13 +59,13 @@ async fn run(options: &ServeOptions, builder: ModelBuilder) -> anyhow::Result<()
             origins: options.cors_origin.clone(),
         },
     );
-    options.mcp.start(&app, &builder)?;
     let mcp = match options.mcp.mcp_port {
         Some(port) => Some(listen(options, port).await?),
         None => None,
     };
     let url = url(options, address);
     report::note(&format!("listening on {url} while the model is loaded"));
+    options.mcp.start(&app, &builder)?;
     let loading = tokio::spawn(load(builder, Arc::clone(&app)));
     let failed = async {
         match loading.await {

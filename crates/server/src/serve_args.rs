@@ -107,7 +107,7 @@ pub struct ServeOptions {
     pub chat_template: Option<PathBuf>,
 
     /// What clients call the model; its file's name or id by default.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", env = "BIPLANE_MODEL_NAME")]
     pub model_name: Option<String>,
 
     /// The address to listen at; others than this machine's own need --api-key or --insecure.

@@ -239,8 +239,9 @@ pub struct SamplingChanges {
 }
 
 impl SamplingChanges {
-    /// The parameters with these changes, but for texts, which only a tokenizer can make tokens of.
-    pub(crate) fn apply(&self, mut to: SamplingParams) -> SamplingParams {
+    /// The parameters with these changes, but for `dry_breakers`, which need a tokenizer:
+    /// [`Model::sampling`](crate::Model::sampling) has it.
+    pub fn apply(&self, mut to: SamplingParams) -> SamplingParams {
         fn set<T: Clone>(place: &mut T, change: &Option<T>) {
             if let Some(value) = change {
                 *place = value.clone();

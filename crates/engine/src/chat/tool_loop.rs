@@ -378,3 +378,7 @@ impl Rounds {
         sent.map_err(|_| Error::Stopped("nobody listens any more".into()))
     }
 }
+
+#[cfg(test)]
+#[path = "tests/tool_loop.rs"]
+mod tests;

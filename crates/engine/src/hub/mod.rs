@@ -13,7 +13,10 @@ use std::{
 
 use sha2::{Digest, Sha256};
 
-pub use self::starter::starter;
+pub use self::{
+    remote::{Reach, Removal, StoredModel, reach, removal, stored},
+    starter::{starter, starter_file},
+};
 
 /// Result of this module.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -57,7 +60,8 @@ impl fmt::Debug for Options {
 }
 
 impl Options {
-    fn is_offline(&self) -> bool {
+    /// Whether the hub is never asked, by [`offline`](Self::offline) or the environment.
+    pub fn is_offline(&self) -> bool {
         let on = |value: String| {
             matches!(
                 value.to_ascii_lowercase().as_str(),
@@ -67,7 +71,8 @@ impl Options {
         self.offline || std::env::var("HF_HUB_OFFLINE").is_ok_and(on)
     }
 
-    fn hub_cache(&self) -> PathBuf {
+    /// The folder of the hub's models.
+    pub fn hub_cache(&self) -> PathBuf {
         self.cache_dir
             .clone()
             .unwrap_or_else(hf_hub::resolve_cache_dir)
@@ -83,16 +88,21 @@ pub enum Error {
     NotFound {
         /// What was asked for.
         spec: String,
-        /// What to do instead.
-        hint: &'static str,
+        /// What to do instead, with names that are alike where the hub has any.
+        hint: String,
     },
     /// The model has no such branch, tag or commit.
-    #[error("{id} has no revision {revision}; leave out @{revision} for its newest files")]
+    #[error(
+        "{id} has no revision {revision}{}; leave out @{revision} for its newest files",
+        if .known.is_empty() { String::new() } else { format!("; it has {}", .known.join(", ")) }
+    )]
     NoRevision {
         /// The model.
         id: String,
         /// What was asked for.
         revision: String,
+        /// The branches and tags most like it.
+        known: Vec<String>,
     },
     /// The hub does not hand the model out to everyone.
     #[error(
@@ -186,7 +196,7 @@ pub enum Error {
         reason: String,
     },
     /// A download is not the file that it should be.
-    #[error("{what}: sha256 is {got}, expected {expected}; the download was discarded, try again")]
+    #[error("{what}: its sum is {got}, expected {expected}; the download was discarded, try again")]
     Checksum {
         /// The file.
         what: String,
@@ -256,7 +266,8 @@ pub fn resolve(
         Ok(false) => remote::resolve(spec, options, progress).unwrap_or_else(|| {
             Err(Error::NotFound {
                 spec: spec.to_owned(),
-                hint: "give the path of a model's directory or GGUF file, or org/name on the hub",
+                hint: "give the path of a model's directory or GGUF file, or org/name on the hub"
+                    .to_owned(),
             })
         }),
         Err(source) => Err(Error::Io { path, source }),
@@ -290,11 +301,11 @@ fn sha256(path: &Path) -> io::Result<String> {
         }
         hash.update(buffer.get(..n).unwrap_or_default());
     }
-    Ok(hash
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect())
+    Ok(hex(&hash.finalize()))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -4,7 +4,9 @@ use std::{process::Stdio, time::Duration};
 
 use rmcp::{
     model::ProtocolVersion,
-    service::{ClientLifecycleMode, ClientServiceExt, RoleClient, RunningService},
+    service::{
+        ClientInitializeError, ClientLifecycleMode, ClientServiceExt, RoleClient, RunningService,
+    },
     transport::{
         StreamableHttpClientTransport, async_rw::AsyncRwTransport,
         streamable_http_client::StreamableHttpClientTransportConfig,
@@ -20,6 +22,9 @@ pub(super) const CONNECT: Duration = Duration::from_secs(10);
 /// How long a server may take to say that it does without a handshake. Those that leave the question
 /// without any answer are asked again with one.
 const DISCOVER: Duration = Duration::from_secs(4);
+
+/// How long a program may take to end that has closed its output.
+const EXIT: Duration = Duration::from_secs(1);
 
 /// A session, and the program behind it, which ends with it.
 pub(super) struct Session {
@@ -108,10 +113,15 @@ async fn open(
                     service,
                     _child: Some(child),
                 }),
-                Err(error) => Err(Failure::Protocol(match child.try_wait() {
-                    Ok(Some(status)) => format!("{command} ended at once: {status}"),
-                    _ => error.to_string(),
-                })),
+                // Its output ends a moment before it does.
+                Err(error @ ClientInitializeError::ConnectionClosed(_)) => {
+                    let status = tokio::time::timeout(EXIT, child.wait()).await;
+                    Err(Failure::Protocol(match status {
+                        Ok(Ok(status)) => format!("{command} ended at once: {status}"),
+                        _ => error.to_string(),
+                    }))
+                }
+                Err(error) => Err(Failure::Protocol(error.to_string())),
             }
         }
         McpSource::Http {

@@ -5,7 +5,7 @@ mod models;
 mod session;
 mod tools;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -31,6 +31,9 @@ use handler::Handler;
 use models::One;
 pub use models::{McpModel, McpModels};
 use tools::Tools;
+
+/// How long a session is kept in which nothing is said, be it that a call takes that long.
+const IDLE: Duration = Duration::from_secs(30 * 60);
 
 /// A model for other programs, by MCP: the tools `chat`, `complete`, `embed`, `tokenize`,
 /// `list_models` and `verify_backends`, the model's card as a resource, and its chat template as a
@@ -200,9 +203,11 @@ impl McpServer {
             end.cancel();
         });
         let tools = tools_of(self.models, self.builder);
+        let mut sessions = LocalSessionManager::default();
+        sessions.session_config.keep_alive = Some(IDLE);
         let service = StreamableHttpService::new(
             move || Ok(Handler::new(&tools, &active)),
-            LocalSessionManager::default().into(),
+            sessions.into(),
             config,
         );
         let router = Router::new().route_service("/mcp", service);

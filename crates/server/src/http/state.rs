@@ -20,10 +20,10 @@ pub struct App {
     pub security: Security,
     /// When the server started, in seconds since 1970.
     pub started: u64,
-    /// What later responses may continue.
-    pub responses: Store,
     /// MCP servers, and the tools that are run for the model.
     pub mcp: Mcp,
+    /// What later responses may continue.
+    pub responses: Store,
     phase: RwLock<Phase>,
     draining: AtomicBool,
 }
@@ -45,8 +45,8 @@ impl App {
             name,
             security,
             started: id::now(),
-            responses: Store::default(),
             mcp: Mcp::default(),
+            responses: Store::default(),
             phase: RwLock::new(Phase::Loading {
                 progress: None,
                 message: "finding the model".into(),

@@ -14,11 +14,14 @@ use super::{
     spec::{Spec, is_commit},
 };
 
+/// What to do about a name that the hub does not know.
+pub(super) const CHECK: &str = "check the name; a private model needs HF_TOKEN";
+
 /// A model's repository on the hub.
 pub(super) struct Hub {
     /// hf-hub's client, which knows the hub's ways to send files.
     pub repo: HFRepository<RepoTypeModel>,
-    id: String,
+    pub id: String,
     api: Api,
     /// How long the hub may take to answer a question.
     patience: Duration,
@@ -70,6 +73,12 @@ impl Hub {
         })
     }
 
+    /// What asks, the hub's URL, and whether there is a token.
+    pub(super) fn parts(&self) -> (reqwest::Client, &str, bool) {
+        let api = &self.api;
+        (api.http.clone(), &api.endpoint, api.token.is_some())
+    }
+
     /// The commit that a revision is.
     pub(super) fn commit(&self, revision: Option<&str>) -> Result<String> {
         #[derive(Deserialize)]
@@ -80,7 +89,8 @@ impl Hub {
             Some(revision) => format!("revision/{revision}"),
             None => String::new(),
         };
-        let info: Vec<Info> = self.ask(&path, revision)?;
+        let info: Result<Vec<Info>> = self.ask(&path, revision, usize::MAX);
+        let info = info.map_err(|error| self.with_names_alike(error))?;
         let sha = info.into_iter().find_map(|info| info.sha);
         sha.filter(|sha| is_commit(sha))
             .ok_or_else(|| self.failed(&self.id, "the hub names no commit"))
@@ -102,7 +112,7 @@ impl Hub {
             oid: String,
         }
         let path = format!("tree/{commit}?recursive=true");
-        let pages: Vec<Vec<Entry>> = self.ask(&path, Some(commit))?;
+        let pages: Vec<Vec<Entry>> = self.ask(&path, Some(commit), usize::MAX)?;
         let files = pages.into_iter().flatten().filter(|e| e.r#type == "file");
         let listed = |entry: Entry| {
             let hash = match entry.lfs {
@@ -115,23 +125,37 @@ impl Hub {
         Ok(files.map(listed).collect())
     }
 
-    /// Asks something about the model that is answered soon or not at all.
-    fn ask<T>(&self, path: &str, revision: Option<&str>) -> Result<Vec<T>>
+    /// Asks something about the model, and takes so many pages of the answer at most.
+    fn ask<T>(&self, path: &str, revision: Option<&str>, pages: usize) -> Result<Vec<T>>
+    where
+        T: DeserializeOwned + Send + 'static,
+    {
+        let path = match path {
+            "" => self.id.clone(),
+            path => format!("{}/{path}", self.id),
+        };
+        self.ask_of_all(&format!("/{path}"), revision, pages)
+    }
+
+    /// The same about all models: what is answered soon or not at all.
+    pub(super) fn ask_of_all<T>(
+        &self,
+        path: &str,
+        revision: Option<&str>,
+        pages: usize,
+    ) -> Result<Vec<T>>
     where
         T: DeserializeOwned + Send + 'static,
     {
         let (sender, answer) = mpsc::channel();
         let (api, patience) = (self.api.clone(), self.patience);
-        let url = match path {
-            "" => format!("{}/api/models/{}", api.endpoint, self.id),
-            path => format!("{}/api/models/{}/{path}", api.endpoint, self.id),
-        };
+        let url = format!("{}/api/models{path}", api.endpoint);
         // The system may look for an address for minutes: that goes on alone.
         thread::spawn(move || {
             let ask = || {
                 let runtime = runtime().map_err(|e| Refusal::Here(e.to_string()))?;
-                let answer =
-                    runtime.block_on(async { tokio::time::timeout(patience, api.get(url)).await });
+                let answer = runtime
+                    .block_on(async { tokio::time::timeout(patience, api.get(url, pages)).await });
                 runtime.shutdown_background();
                 answer.unwrap_or(Err(Refusal::Silence))
             };
@@ -168,6 +192,7 @@ impl Hub {
             (404, Some(revision)) if code != Some("RepoNotFound") => Error::NoRevision {
                 id: self.id.clone(),
                 revision: revision.to_owned(),
+                known: Vec::new(),
             },
             (401 | 403, _) if code == Some("RepoNotFound") => self.not_found(),
             (404, _) => self.not_found(),
@@ -230,7 +255,7 @@ impl Hub {
     fn not_found(&self) -> Error {
         Error::NotFound {
             spec: self.id.clone(),
-            hint: "check the name; a private model needs HF_TOKEN",
+            hint: CHECK.to_owned(),
         }
     }
 }
@@ -254,10 +279,10 @@ enum Refusal {
 }
 
 impl Api {
-    /// All pages of an answer.
-    async fn get<T: DeserializeOwned>(&self, url: String) -> Result<Vec<T>, Refusal> {
+    /// The pages of an answer, so many at most.
+    async fn get<T: DeserializeOwned>(&self, url: String, most: usize) -> Result<Vec<T>, Refusal> {
         let (mut pages, mut next) = (Vec::new(), Some(url));
-        while let Some(url) = next.take() {
+        while let Some(url) = next.take().filter(|_| pages.len() < most) {
             // The token goes to nobody else.
             let rest = url.strip_prefix(&self.endpoint);
             if !rest.is_some_and(|rest| rest.starts_with('/')) {
@@ -296,7 +321,7 @@ pub(super) fn runtime() -> std::io::Result<Runtime> {
 }
 
 /// The innermost error's text: the outer ones only say that a request failed.
-fn root_cause(error: &dyn std::error::Error) -> String {
+pub(super) fn root_cause(error: &dyn std::error::Error) -> String {
     let mut cause = error.source();
     let mut text = error.to_string();
     while let Some(inner) = cause {

@@ -1,7 +1,9 @@
-use std::{path::Path, time::Instant};
+use std::path::Path;
 
 use super::{super::resolve, *};
 
+mod faults;
+mod process;
 mod server;
 
 use self::server::{COMMIT, Server, Trouble, sum};
@@ -29,10 +31,13 @@ fn get(spec: &str, options: &Options) -> Result<PathBuf> {
 const CONFIG_JSON: &[u8] = br#"{"model_type":"llama","hidden_size":64,"intermediate_size":64,
     "num_hidden_layers":1,"num_attention_heads":1,"vocab_size":8,"rms_norm_eps":1e-5}"#;
 
-/// A model in two shards, and a file that is not needed.
+/// A model in two shards, and files that are not needed.
 fn sharded() -> Server {
     Server::new(&[
         ("README.md", b"read me"),
+        ("m-Q4_0.gguf", b"another form of the weights"),
+        ("onnx/model.onnx", b"another"),
+        ("pytorch_model.bin", b"another"),
         ("config.json", CONFIG_JSON),
         ("model-00001-of-00002.safetensors", b"first"),
         ("model-00002-of-00002.safetensors", b"second"),
@@ -169,8 +174,18 @@ fn refusals_say_what_to_do() {
         let error = error(Trouble::Status(status, "RepoNotFound"), "org/name@main");
         assert!(matches!(error, Error::NotFound { .. }), "{error}");
     }
-    let missing = error(Trouble::None, "org/name@v9");
-    assert!(matches!(missing, Error::NoRevision { .. }) && missing.is_not_found());
+    let missing = error(Trouble::None, "org/name@v1.2");
+    assert!(missing.is_not_found());
+    let text = missing.to_string();
+    assert!(
+        text.starts_with("org/name has no revision v1.2; it has v1.0, v1.1, main;"),
+        "{text}"
+    );
+    let missing = error(Trouble::None, "org/name-1").to_string();
+    assert!(
+        missing.contains("did you mean org/name-2 or org/names?"),
+        "{missing}"
+    );
     let missing = error(Trouble::Status(404, ""), "org/name");
     assert!(matches!(missing, Error::NotFound { .. }), "{missing}");
     let error = error(Trouble::Status(429, ""), "org/name");
@@ -283,21 +298,19 @@ fn a_download_that_stands_still_is_given_up() {
     let files = hub.files(COMMIT).unwrap();
     let get = || hub.get(COMMIT, "m-Q8_0.gguf", &files["m-Q8_0.gguf"], &mut |_| {});
     server.trouble(Trouble::Stall);
-    let start = Instant::now();
     let error = get().unwrap_err();
     assert!(matches!(error, Error::Unreachable { .. }), "{error}");
     assert!(
         error.to_string().contains("nothing of m-Q8_0.gguf came"),
         "{error}"
     );
-    assert!(start.elapsed() < Duration::from_secs(5));
     server.trouble(Trouble::None);
     assert_eq!(fs::read(get().unwrap()).unwrap(), [8; 100_000]);
 }
 
 #[test]
 fn a_hub_cannot_name_files_outside_of_the_cache() {
-    for trouble in [Trouble::Headers, Trouble::Hashes] {
+    for trouble in [Trouble::Headers, Trouble::Hashes, Trouble::Outside] {
         let (server, root) = (sharded(), tempfile::tempdir().unwrap());
         let cache = root.path().join("deep/down/cache");
         let options = options(&server.url, &cache);
@@ -305,6 +318,10 @@ fn a_hub_cannot_name_files_outside_of_the_cache() {
         let result = get("org/name", &options);
         match trouble {
             Trouble::Headers => drop(result.unwrap()),
+            Trouble::Outside => {
+                let error = result.unwrap_err();
+                assert!(matches!(error, Error::Format { .. }), "{error}");
+            }
             _ => assert!(
                 result.unwrap_err().to_string().contains("no hash"),
                 "{trouble:?}"
@@ -397,14 +414,8 @@ fn what_is_no_name_never_reaches_the_hub() {
 #[test]
 fn a_hub_that_is_away_is_given_up_soon() {
     let cache = tempfile::tempdir().unwrap();
-    let start = Instant::now();
     let error = get("org/name", &options("http://127.0.0.1:9", cache.path())).unwrap_err();
     assert!(matches!(error, Error::Unreachable { .. }), "{error}");
-    assert!(
-        start.elapsed() < Duration::from_secs(3),
-        "{:?}",
-        start.elapsed()
-    );
 }
 
 #[test]

@@ -279,6 +279,46 @@ impl Random {
     }
 }
 
+/// What [`schema`] and [`object`] draw; all of it must turn up.
+const KINDS: [&str; 5] = [
+    "enum",
+    "nested object",
+    "array",
+    "optional field",
+    "unicode name",
+];
+
+/// Marks the kinds that are in a schema.
+fn note_kinds(schema: &Value, depth: usize, seen: &mut [usize; KINDS.len()]) {
+    let mut mark = |kind: &str| {
+        let at = KINDS.iter().position(|k| *k == kind).unwrap();
+        seen[at] += 1;
+    };
+    if schema.get("enum").is_some() {
+        mark("enum");
+    }
+    if let Some(items) = schema.get("items") {
+        mark("array");
+        note_kinds(items, depth + 1, seen);
+        return;
+    }
+    let Some(fields) = schema["properties"].as_object() else {
+        return;
+    };
+    if depth > 0 {
+        mark("nested object");
+    }
+    if fields.len() > schema["required"].as_array().unwrap().len() {
+        mark("optional field");
+    }
+    if fields.keys().any(|name| !name.is_ascii()) {
+        mark("unicode name");
+    }
+    for field in fields.values() {
+        note_kinds(field, depth + 1, seen);
+    }
+}
+
 fn schema(random: &mut Random, depth: usize) -> Value {
     match random.below(if depth > 2 { 5 } else { 8 }) {
         0 => json!({"type": "boolean"}),
@@ -298,7 +338,10 @@ fn object(random: &mut Random, depth: usize) -> Value {
     let mut properties = Map::new();
     let mut required = Vec::new();
     for i in 0..random.below(4) {
-        let name = format!("{}{i}", ["city", "größe", "a b", "x\"y"][random.below(4)]);
+        let name = format!(
+            "{}{i}",
+            ["city", "größe", "都市", "🌍", "a b", "x\"y"][random.below(6)]
+        );
         properties.insert(name.clone(), schema(random, depth));
         if random.below(2) == 0 {
             required.push(Value::from(name));
@@ -363,11 +406,15 @@ fn holds(schema: &Value, value: &Value) -> bool {
 fn a_thousand_random_tools_are_called_rightly() {
     let bench = Bench::new();
     let mut random = Random(7);
+    let mut seen = [0; KINDS.len()];
     for i in 0..1000 {
         let format = ToolFormat::ALL[i % ToolFormat::ALL.len()];
         let tools: Vec<ToolDefinition> = (0..1 + random.below(3))
             .map(|n| ToolDefinition::new(format!("tool_{n}"), object(&mut random, 0)))
             .collect();
+        for tool in &tools {
+            note_kinds(&tool.parameters, 0, &mut seen);
+        }
         let lark = bench.grammar(&Plan {
             format,
             tools: &tools,
@@ -412,5 +459,8 @@ fn a_thousand_random_tools_are_called_rightly() {
                 "{format}: {text}\n{lark}"
             );
         }
+    }
+    for (kind, times) in KINDS.iter().zip(seen) {
+        assert!(times > 100, "{kind}: {times}");
     }
 }

@@ -10,6 +10,7 @@ use std::{
     thread::{self, JoinHandle},
 };
 
+use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
 pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
@@ -38,6 +39,14 @@ pub enum Trouble {
     Elsewhere,
     /// Files of LFS have other bytes than their sum says.
     Corrupt,
+    /// Other files have.
+    CorruptSmall,
+    /// The whole of a file of LFS is sent where a part of it was asked for.
+    NoRanges,
+    /// The list of files has files that lie outside of a model's folder.
+    Outside,
+    /// Everything is to be had at another server, named by [`Server::send_away`].
+    Away,
     /// In place of every file of LFS there is an error page, sent with status 500.
     ErrorPage,
 }
@@ -47,6 +56,9 @@ struct Shared {
     files: Vec<(&'static str, Vec<u8>)>,
     trouble: Mutex<Trouble>,
     requests: Mutex<Vec<String>>,
+    /// The `Authorization` of each request that had one.
+    tokens: Mutex<Vec<String>>,
+    away: Mutex<String>,
     /// Connections that stay open.
     held: Mutex<Vec<TcpStream>>,
     stop: AtomicBool,
@@ -67,6 +79,8 @@ impl Server {
             files: files.iter().map(|(n, b)| (*n, b.to_vec())).collect(),
             trouble: Mutex::new(Trouble::None),
             requests: Mutex::default(),
+            tokens: Mutex::default(),
+            away: Mutex::default(),
             held: Mutex::default(),
             stop: AtomicBool::new(false),
         });
@@ -89,6 +103,17 @@ impl Server {
 
     pub fn trouble(&self, trouble: Trouble) {
         *self.shared.trouble.lock().unwrap() = trouble;
+    }
+
+    /// From now on everything is at the server of this URL.
+    pub fn send_away(&self, url: &str) {
+        *self.shared.away.lock().unwrap() = url.to_owned();
+        self.trouble(Trouble::Away);
+    }
+
+    /// Takes what requests since the last time had as `Authorization`.
+    pub fn tokens(&self) -> Vec<String> {
+        std::mem::take(&mut self.shared.tokens.lock().unwrap())
     }
 
     /// Takes the requests since the last time.
@@ -115,6 +140,20 @@ pub fn sum(bytes: &[u8]) -> String {
     sum.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// What git knows a file by.
+fn git_sum(bytes: &[u8]) -> String {
+    let blob = [format!("blob {}\0", bytes.len()).as_bytes(), bytes].concat();
+    let sum = Sha1::digest(blob);
+    sum.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Models that are here in name only, the last of them to spoil a terminal.
+const OTHERS: &str = r#"[{"id":"org/name-2"},{"id":"org/names"},{"id":"org/quite-another-thing"},
+    {"id":"else/name"},{"id":"org/na\u001b[2Jme"}]"#;
+
+const REFS: &str = r#"{"branches":[{"name":"main"},{"name":"v1.0"}],"converts":[],
+    "tags":[{"name":"v1.1"},{"name":"refs/pr/1"}]}"#;
+
 impl Shared {
     fn answer(&self, mut stream: TcpStream) -> std::io::Result<()> {
         let mut lines = BufReader::new(stream.try_clone()?).lines();
@@ -123,6 +162,10 @@ impl Shared {
         while let Some(line) = lines.next().transpose()?.filter(|l| !l.is_empty()) {
             if let Some(range) = line.to_lowercase().strip_prefix("range: bytes=") {
                 start = range.split_once('-').unwrap().0.parse().unwrap();
+            }
+            if line.to_lowercase().starts_with("authorization:") {
+                let token = line.split_once(": ").unwrap().1.to_owned();
+                self.tokens.lock().unwrap().push(token);
             }
         }
         let ranged = match start {
@@ -143,7 +186,18 @@ impl Shared {
         if let Trouble::Status(status, code) = trouble {
             return send(status, &format!("X-Error-Code: {code}\r\n"), b"", 0);
         }
+        if trouble == Trouble::Away {
+            let target = request.split(' ').nth(1).unwrap_or_default();
+            let away = format!("Location: {}{target}\r\n", self.away.lock().unwrap());
+            return send(307, &away, b"", 0);
+        }
+        if path == "/api/models" {
+            return send(200, "", OTHERS.as_bytes(), OTHERS.len());
+        }
         let api = "/api/models/org/name";
+        if path == format!("{api}/refs") {
+            return send(200, "", REFS.as_bytes(), REFS.len());
+        }
         if [
             api,
             &format!("{api}/revision/{COMMIT}"),
@@ -188,10 +242,17 @@ impl Shared {
             "ETag: \"{etag}\"\r\nX-Linked-Etag: \"{etag}\"\r\nX-Linked-Size: {}\r\nX-Repo-Commit: {commit}\r\n",
             bytes.len()
         );
+        if trouble == Trouble::NoRanges {
+            start = 0;
+        }
         let status = if start == 0 { 200 } else { 206 };
         let rest = bytes.get(start..).unwrap();
         let half = rest.get(..rest.len() / 2).unwrap();
         match trouble {
+            Trouble::CorruptSmall if !is_lfs(name) => {
+                let other = vec![b' '; rest.len()];
+                send(status, &headers, &other, other.len())
+            }
             _ if !is_lfs(name) => send(status, &headers, rest, rest.len()),
             Trouble::Cut => send(status, &headers, half, rest.len()),
             Trouble::Stall => {
@@ -218,11 +279,15 @@ impl Shared {
             let size = bytes.len();
             let (oid, sum) = match trouble {
                 Trouble::Hashes => ("../../../outside".to_owned(), "../../../outside".to_owned()),
-                _ => (sum(bytes).split_off(24), sum(bytes)),
+                _ => (git_sum(bytes), sum(bytes)),
             };
             let lfs = match is_lfs(name) {
                 true => format!(r#","lfs":{{"oid":"{sum}","size":{size},"pointerSize":1}}"#),
                 false => String::new(),
+            };
+            let name = match trouble {
+                Trouble::Outside => format!("../../../../outside/{name}"),
+                _ => (*name).to_owned(),
             };
             format!(r#"{{"type":"file","oid":"{oid}","size":{size},"path":"{name}"{lfs}}}"#)
         });
