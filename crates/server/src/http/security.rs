@@ -116,12 +116,15 @@ impl Security {
         let own = name.split_once("://").is_some_and(|(scheme, place)| {
             matches!(scheme, "http" | "https") && place.eq_ignore_ascii_case(&host)
         });
+        let message = match &*name {
+            "null" => {
+                "pages without an origin, as files, may not ask; serve them over HTTP".to_owned()
+            }
+            _ => format!("pages of {name} may not ask; start the server with --cors-origin {name}"),
+        };
         match own {
             true => Ok(None),
-            false => refuse(
-                format!("pages of {name} may not ask; start the server with --cors-origin {name}"),
-                "wrong_origin",
-            ),
+            false => refuse(message, "wrong_origin"),
         }
     }
 }
