@@ -37,7 +37,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
     progress.clear();
     let changes = args.sampling.changes();
     let mut request = Request {
-        sampling: changes.apply(model.default_sampling()),
+        sampling: model.sampling(&changes)?,
         max_tokens: args.sampling.max_tokens,
         constraint,
         ..Request::default()

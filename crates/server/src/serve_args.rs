@@ -46,6 +46,31 @@ fn mlx_device(s: &str) -> Result<Device, String> {
     }
 }
 
+/// An origin as browsers send it: anything else would never be equal to one.
+fn origin(s: &str) -> Result<String, String> {
+    if s.contains('*') {
+        return Err(
+            "every page that this machine's browser opens could ask; name each origin that may, as \
+             --cors-origin https://app.example --cors-origin http://localhost:3000"
+                .into(),
+        );
+    }
+    let place = s.split_once("://").filter(|(scheme, _)| !scheme.is_empty());
+    let good = place.is_some_and(|(_, host)| {
+        !host.is_empty()
+            && host
+                .bytes()
+                .all(|b| b.is_ascii_graphic() && !b"/?#@".contains(&b))
+    });
+    match good {
+        true => Ok(s.to_owned()),
+        false => Err(
+            "expected scheme://host or scheme://host:port, without a path, as https://app.example"
+                .into(),
+        ),
+    }
+}
+
 impl ServeOptions {
     /// The engine's configuration.
     pub fn engine(&self) -> EngineConfig {
@@ -106,8 +131,8 @@ pub struct ServeOptions {
     #[arg(long)]
     pub insecure: bool,
 
-    /// Let pages of this origin ask, as `https://app.example`; may be given several times, `*` for all.
-    #[arg(long, value_name = "ORIGIN")]
+    /// Let pages of this origin ask, as `https://app.example`; may be given several times.
+    #[arg(long, value_name = "ORIGIN", value_parser = origin)]
     pub cors_origin: Vec<String>,
 }
 
@@ -131,6 +156,40 @@ mod tests {
         assert_eq!(args.mlx_device, Some(Device::Gpu));
         assert!(!args.mlx_lazy_eval && args.options.mcp.enable_tools);
         assert_eq!(args.options.mcp.mcp_port, Some(3000));
+    }
+
+    #[test]
+    fn origins_are_named_one_by_one() {
+        let options = |origin: &str| -> Result<Vec<String>, String> {
+            let cli = Cli::try_parse_from(["biplane", "serve", "--cors-origin", origin])
+                .map_err(|e| e.to_string())?;
+            match cli.command_line() {
+                Ok(Command::Serve(args)) => Ok(args.options.cors_origin),
+                _ => panic!("another command"),
+            }
+        };
+        for good in [
+            "https://app.example",
+            "http://localhost:3000",
+            "tauri://[::1]",
+        ] {
+            assert_eq!(options(good).unwrap(), [good]);
+        }
+        for bad in ["*", "https://*.example"] {
+            let error = options(bad).unwrap_err();
+            assert!(error.contains("name each origin"), "{error}");
+        }
+        for bad in [
+            "",
+            "null",
+            "app.example",
+            "https://",
+            "https://app.example/",
+            "://x",
+        ] {
+            let error = options(bad).unwrap_err();
+            assert!(error.contains("without a path"), "{error}");
+        }
     }
 
     #[test]

@@ -120,6 +120,8 @@ impl<'a> Scheduler<'a> {
                     }
                 }
             }
+            // What came during a rest is work from now on, also should its first step never end.
+            self.counters.beat(self.is_idle());
             if !self.tick() {
                 // Only readers are waited for.
                 std::thread::sleep(Duration::from_millis(1));

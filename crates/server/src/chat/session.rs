@@ -126,7 +126,7 @@ impl Session {
             self.messages.push(old);
         }
         let (changes, _) = self.settings.sampling().map_err(anyhow::Error::msg)?;
-        if changes.apply(self.model.default_sampling()).temperature == 0.0 {
+        if self.model.sampling(&changes)?.temperature == 0.0 {
             report::note(
                 "at temperature 0 an answer is always the same; /set temperature 0.8 changes that",
             );

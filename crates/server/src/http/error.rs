@@ -107,7 +107,7 @@ impl From<Error> for ApiError {
 
 /// The field that a message of the engine begins with, as `messages[2].content`.
 fn param_of(message: &str) -> Option<String> {
-    const KNOWN: [&str; 17] = [
+    const KNOWN: [&str; 21] = [
         "messages",
         "tools",
         "tool_choice",
@@ -119,6 +119,10 @@ fn param_of(message: &str) -> Option<String> {
         "repetition_penalty",
         "presence_penalty",
         "frequency_penalty",
+        "dry_multiplier",
+        "dry_base",
+        "dry_allowed_length",
+        "dry_sequence_breakers",
         "logit_bias",
         "logprobs",
         "seed",

@@ -1,6 +1,8 @@
 //! A request's fields, read leniently: what is absent or null is not there, what is unknown does not
 //! matter, and what is wrong is named.
 
+use std::time::Duration;
+
 use axum::body::{Body, Bytes};
 use axum::http::StatusCode;
 use futures::StreamExt;
@@ -17,7 +19,7 @@ pub struct Fields(Map<String, Value>);
 impl Fields {
     /// Reads a request's body.
     pub async fn read(body: Body) -> Result<Self> {
-        Self::parse(&limited(body).await?)
+        Self::parse(&limited(body, limits::BODY_TIME).await?)
     }
 
     pub fn parse(bytes: &[u8]) -> Result<Self> {
@@ -168,7 +170,7 @@ pub fn tokens(value: &Value) -> Option<Vec<u32>> {
     value.as_array()?.iter().map(id).collect()
 }
 
-async fn limited(body: Body) -> Result<Bytes> {
+async fn limited(body: Body, time: Duration) -> Result<Bytes> {
     let mut stream = body.into_data_stream();
     let mut whole: Vec<u8> = Vec::new();
     let mut come = 0;
@@ -195,7 +197,7 @@ async fn limited(body: Body) -> Result<Bytes> {
         Ok(())
     };
     let late = || {
-        let seconds = limits::BODY_TIME.as_secs();
+        let seconds = time.as_secs();
         let message = format!("the body took longer than {seconds} s to come");
         ApiError::new(
             StatusCode::REQUEST_TIMEOUT,
@@ -203,7 +205,7 @@ async fn limited(body: Body) -> Result<Bytes> {
             message,
         )
     };
-    tokio::time::timeout(limits::BODY_TIME, read)
+    tokio::time::timeout(time, read)
         .await
         .map_err(|_| late())??;
     Ok(whole.into())
@@ -254,6 +256,14 @@ mod tests {
         ] {
             assert!(fields(json!({"x": asking})).refuse("x", "no").is_err());
         }
+    }
+
+    #[tokio::test]
+    async fn a_body_that_does_not_come_is_given_up() {
+        let begin = futures::stream::iter([Ok::<_, std::io::Error>(Bytes::from_static(b"{"))]);
+        let body = Body::from_stream(begin.chain(futures::stream::pending()));
+        let error = limited(body, Duration::from_millis(20)).await.unwrap_err();
+        assert_eq!(error.status, StatusCode::REQUEST_TIMEOUT);
     }
 
     #[test]
