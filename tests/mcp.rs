@@ -5,8 +5,8 @@
 use std::time::Duration;
 
 use biplane::{
-    ChatFinish, ChatRequest, McpClient, McpConfig, McpServer, Message, ModelBuilder, Request,
-    ToolChoice, ToolConfig, ToolLoop,
+    BackendKind, ChatFinish, ChatRequest, McpClient, McpConfig, McpServer, Message, ModelBuilder,
+    Request, ToolChoice, ToolConfig, ToolLoop,
     mcp::{McpServerConfig, McpServerState, McpSource},
     tools::ToolCall,
 };
@@ -378,26 +378,35 @@ async fn a_model_calls_a_servers_tool() {
     let Some(path) = real_model("smollm2-135m-instruct-q4_1.gguf") else {
         return;
     };
-    let model = ModelBuilder::new(path.display().to_string())
-        .with_mcp_config(config([server("one")]))
-        .build()
-        .await
-        .unwrap();
-    let request = ChatRequest {
-        tool_choice: ToolChoice::Named("add".into()),
-        generation: Request {
-            max_tokens: Some(48),
-            ..Request::default()
-        },
-        ..ChatRequest::new([Message::new("user", "What is 2 and 40?")])
-    };
-    let answer = model.send_chat_request(request).await.unwrap();
-    let run = &answer.trace[0];
-    assert_eq!(run.call.name, "add");
-    assert!(
-        run.result.as_ref().unwrap().starts_with(r#"{"sum":"#),
-        "{run:?}"
-    );
+    for backend in BackendKind::compiled() {
+        let model = ModelBuilder::new(path.display().to_string())
+            .with_backend(backend)
+            .with_mcp_config(config([server("one")]))
+            .with_tool_config(ToolConfig {
+                max_rounds: 1,
+                ..ToolConfig::default()
+            })
+            .build()
+            .await
+            .unwrap();
+        let request = ChatRequest {
+            tool_choice: ToolChoice::Named("add".into()),
+            generation: Request {
+                max_tokens: Some(32),
+                ..Request::default()
+            },
+            ..ChatRequest::new([Message::new("user", "What is 2 and 40?")])
+        };
+        let answer = model.send_chat_request(request).await.unwrap();
+        let run = &answer.trace[0];
+        assert_eq!(run.call.name, "add");
+        assert!(
+            run.result.as_ref().unwrap().starts_with(r#"{"sum":"#),
+            "{run:?}"
+        );
+        // Another round has answered the result.
+        assert!(!answer.tokens.is_empty(), "{answer:?}");
+    }
 }
 
 #[tokio::test]
