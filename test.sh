@@ -3,6 +3,9 @@
 #
 #   ./test.sh            everything
 #   ./test.sh --setup    only what the tests need
+#   ./test.sh --mcp      official MCP programs against Biplane, and Biplane against them (needs Node)
+#   ./test.sh --clients  the official clients against the server, and schemathesis (Node 20; tests/clients)
+#   ./test.sh --web      the server's web page in Chromium, against a mock and the server (Node 20; tests/web)
 #
 # Needs Rust and Python 3 with pip. Everything comes from crates.io, PyPI and, on Debian and Ubuntu,
 # apt, through their ordinary clients; nothing is installed outside this folder but apt's packages.
@@ -42,6 +45,27 @@ setup() {
   fi
 }
 
+# The server as it is released, with one engine.
+binary() {
+  say "the server"
+  cargo build --release -p biplane-server
+  bash scripts/models/fetch.sh "$models"
+  export BIPLANE_TEST_MODELS="$models"
+}
+
+case ${1:-} in
+  --clients)
+    binary
+    say "clients"
+    exec tests/clients/run.sh "${CARGO_TARGET_DIR:-target}/release/biplane"
+    ;;
+  --web)
+    binary
+    say "the web page"
+    exec tests/web/run.sh "${CARGO_TARGET_DIR:-target}/release/biplane"
+    ;;
+esac
+
 features=mlx
 [ "$(uname -s)" = Darwin ] && features=mlx,metal
 # One set of features for every step: one build of everything.
@@ -49,6 +73,7 @@ all=(--workspace --features "biplane/${features/,/,biplane/},biplane-server/${fe
 
 setup
 [ "${1:-}" != --setup ] || exit 0
+[ "${1:-}" != --mcp ] || BIPLANE_TEST_MODELS="$models" exec tests/mcp/run.sh
 
 export PATH="$tools/bin:$PATH" BIPLANE_TEST_MODELS="$models" BIPLANE_REQUIRE_MODELS=1
 

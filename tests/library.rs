@@ -9,9 +9,10 @@ use std::{
 };
 
 use biplane::{
-    BackendKind, ChatEvent, ChatFinish, ChatMessage, ChatRequest, ChatResponse, Device, Message,
-    MlxDevice, MlxModelBuilder, MlxSpecificConfig, Model, ModelBuilder, OnToolError, Request,
-    RequestBuilder, Tool, ToolChoice, ToolConfig, ToolDefinition, blocking,
+    BackendKind, ChatEvent, ChatFinish, ChatMessage, ChatRequest, ChatResponse, Device, Dry,
+    Message, MlxDevice, MlxModelBuilder, MlxSpecificConfig, Model, ModelBuilder, OnToolError,
+    Request, RequestBuilder, SamplingChanges, Tool, ToolChoice, ToolConfig, ToolDefinition,
+    blocking,
     schemars::{self, JsonSchema},
 };
 use biplane_tests::{fixture, on_each_backend, real_model};
@@ -93,6 +94,21 @@ fn loads_and_answers(backend: BackendKind) {
         assert!(model.is_loaded());
         let prompt = model.tokenize("Hello").unwrap();
         assert_eq!(model.detokenize(&prompt), "Hello");
+        let changes = |dry| SamplingChanges {
+            dry,
+            dry_breakers: Some(vec!["o".into()]),
+            ..SamplingChanges::default()
+        };
+        let sampling = model.sampling(&changes(Some(Dry::default()))).unwrap();
+        let breakers = sampling.dry.unwrap().sequence_breakers;
+        let has_o = |id| model.tokenizer().token_bytes(id).unwrap().contains(&b'o');
+        let single = |id| breakers.contains(&vec![id]);
+        let size = u32::try_from(model.tokenizer().vocab_size()).unwrap();
+        let known = (0..size).filter(|&id| model.tokenizer().token_bytes(id).is_some());
+        let (with, without): (Vec<u32>, Vec<u32>) = known.partition(|&id| has_o(id));
+        assert!(!with.is_empty() && with.iter().all(|&id| single(id)));
+        assert!(!without.iter().any(|&id| single(id)));
+        assert!(model.sampling(&changes(None)).is_err());
         let messages = vec![
             ChatMessage::System("You are a helpful assistant".to_string()),
             ChatMessage::User("What is Rust?".to_string()),

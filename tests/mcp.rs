@@ -5,7 +5,8 @@
 use std::time::Duration;
 
 use biplane::{
-    ChatRequest, McpClient, McpConfig, McpServer, Message, ModelBuilder, Request, ToolChoice,
+    BackendKind, ChatFinish, ChatRequest, McpClient, McpConfig, McpServer, Message, ModelBuilder,
+    Request, ToolChoice, ToolConfig, ToolLoop,
     mcp::{McpServerConfig, McpServerState, McpSource},
     tools::ToolCall,
 };
@@ -150,7 +151,14 @@ async fn a_server_that_ends_in_a_call_is_started_again() {
     let again = |s: &biplane::mcp::McpServerStatus| {
         s.connections == 2 && matches!(s.state, McpServerState::Ready { .. })
     };
-    client.wait_for("one", again).await.unwrap();
+    let status = client.wait_for("one", again).await.unwrap();
+    // Which of its two ends is noticed first is chance.
+    let reason = status.last_error.unwrap();
+    assert!(
+        ["it ended", "it cannot be reached"].contains(&reason.as_str()),
+        "{reason}"
+    );
+    assert_eq!(status.protocol.as_deref(), Some("2025-06-18"));
     assert_eq!(
         call(&client, "echo", json!({"text": "y"})).await.as_deref(),
         Ok("y")
@@ -180,6 +188,9 @@ async fn a_call_that_takes_too_long_is_given_up() {
     let client = McpClient::connect(config).await.unwrap();
     let late = call(&client, "sleep", json!({})).await;
     assert_eq!(late, Err("it did not answer within 1 s".into()));
+    // The server was told, before it is asked for anything else.
+    let cancelled = call(&client, "cancelled", json!({})).await;
+    assert_eq!(cancelled.as_deref(), Ok("1"));
     assert_eq!(
         call(&client, "echo", json!({"text": "x"})).await.as_deref(),
         Ok("x")
@@ -252,8 +263,16 @@ async fn a_model_is_served_over_http() {
     };
     assert_eq!(
         tools,
-        &["chat", "complete", "embed", "tokenize", "list_models"]
+        &[
+            "chat",
+            "complete",
+            "embed",
+            "tokenize",
+            "list_models",
+            "verify_backends"
+        ]
     );
+    assert_eq!(states[1].protocol.as_deref(), Some("2026-07-28"));
 
     let asked = json!({"prompt": "Hello", "max_tokens": 4, "temperature": 0.0});
     let answer = call(&client, "complete", asked.clone()).await.unwrap();
@@ -277,11 +296,48 @@ async fn a_model_is_served_over_http() {
         .await
         .unwrap_err();
     assert!(error.contains("unknown field `txt`"), "{error}");
+    let error = call(&client, "tokenize", json!({"text": "a", "model": "b"}))
+        .await
+        .unwrap_err();
+    assert_eq!(error, "there is no model \"b\" here; there is \"tiny\"");
+    let error = call(&client, "verify_backends", json!({}))
+        .await
+        .unwrap_err();
+    assert!(error.contains("biplane verify"), "{error}");
     let card = client
         .read_resource("right", "biplane://model")
         .await
         .unwrap();
     assert!(card.contains(r#""id":"tiny""#), "{card}");
+}
+
+#[tokio::test]
+async fn a_call_that_is_given_up_stops_the_model() {
+    let folder = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(fixture("llama/mlx-4bit")).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
+    }
+    let config_file = folder.path().join("config.json");
+    let text = std::fs::read(&config_file).unwrap();
+    let mut fields: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    fields["max_position_embeddings"] = 200_000.into();
+    std::fs::write(&config_file, fields.to_string()).unwrap();
+    let model = ModelBuilder::new(folder.path().display().to_string());
+    let model = model.build().await.unwrap();
+    let serving = McpServer::new(model.clone()).start().await.unwrap();
+    let mut hasty = config([McpServerConfig::new("one", McpSource::http(serving.url()))]);
+    hasty.tool_timeout = Duration::from_secs(1);
+    let client = McpClient::connect(hasty).await.unwrap();
+    let endless = json!({"prompt": "Hello", "max_tokens": 199_000, "temperature": 0.0});
+    let late = call(&client, "complete", endless).await;
+    assert_eq!(late, Err("it did not answer within 1 s".into()));
+    let begin = std::time::Instant::now();
+    while model.metrics().cancelled == 0 {
+        assert_eq!(model.metrics().finished, 0, "it came to its end");
+        assert!(begin.elapsed() < Duration::from_secs(60), "it goes on");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 #[tokio::test]
@@ -322,24 +378,68 @@ async fn a_model_calls_a_servers_tool() {
     let Some(path) = real_model("smollm2-135m-instruct-q4_1.gguf") else {
         return;
     };
-    let model = ModelBuilder::new(path.display().to_string())
-        .with_mcp_config(config([server("one")]))
-        .build()
-        .await
-        .unwrap();
-    let request = ChatRequest {
-        tool_choice: ToolChoice::Named("add".into()),
-        generation: Request {
-            max_tokens: Some(48),
-            ..Request::default()
-        },
-        ..ChatRequest::new([Message::new("user", "What is 2 and 40?")])
+    for backend in BackendKind::compiled() {
+        let model = ModelBuilder::new(path.display().to_string())
+            .with_backend(backend)
+            .with_mcp_config(config([server("one")]))
+            .with_tool_config(ToolConfig {
+                max_rounds: 1,
+                ..ToolConfig::default()
+            })
+            .build()
+            .await
+            .unwrap();
+        let request = ChatRequest {
+            tool_choice: ToolChoice::Named("add".into()),
+            generation: Request {
+                max_tokens: Some(32),
+                ..Request::default()
+            },
+            ..ChatRequest::new([Message::new("user", "What is 2 and 40?")])
+        };
+        let answer = model.send_chat_request(request).await.unwrap();
+        let run = &answer.trace[0];
+        assert_eq!(run.call.name, "add");
+        assert!(
+            run.result.as_ref().unwrap().starts_with(r#"{"sum":"#),
+            "{run:?}"
+        );
+        // Another round has answered the result.
+        assert!(!answer.tokens.is_empty(), "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn calls_that_are_run_here_can_be_left_out_of_the_answer() {
+    let Some(path) = real_model("smollm2-135m-instruct-q4_1.gguf") else {
+        return;
     };
-    let answer = model.send_chat_request(request).await.unwrap();
-    let run = &answer.trace[0];
-    assert_eq!(run.call.name, "add");
-    assert!(
-        run.result.as_ref().unwrap().starts_with(r#"{"sum":"#),
-        "{run:?}"
-    );
+    let client = McpClient::connect(config([server("one")])).await.unwrap();
+    let model = ModelBuilder::new(path.display().to_string());
+    let model = model.build().await.unwrap();
+    let answer = async |max_rounds| {
+        let setting = ToolConfig {
+            max_rounds,
+            show_calls: false,
+            ..ToolConfig::default()
+        };
+        let tools = ToolLoop::new(client.tools().clone(), setting);
+        let request = ChatRequest {
+            tool_choice: ToolChoice::Named("add".into()),
+            generation: Request {
+                max_tokens: Some(48),
+                ..Request::default()
+            },
+            ..ChatRequest::new([Message::new("user", "What is 2 and 40?")])
+        };
+        tools.complete(&model, request).await.unwrap()
+    };
+    let ran = answer(1).await;
+    assert!(ran.tool_calls.is_empty(), "{ran:?}");
+    assert!(ran.trace[0].result.is_ok(), "{ran:?}");
+    let given_up = answer(0).await;
+    assert!(given_up.tool_calls.is_empty(), "{given_up:?}");
+    assert_eq!(given_up.finish_reason, ChatFinish::Stop);
+    let reason = given_up.trace[0].result.clone().unwrap_err();
+    assert!(reason.contains("tools were run 0 times"), "{reason}");
 }

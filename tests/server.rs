@@ -9,8 +9,14 @@
 
 #[path = "server/apis.rs"]
 mod apis;
+#[path = "server/broken.rs"]
+mod broken;
+#[path = "server/fields.rs"]
+mod fields;
 #[path = "server/limits.rs"]
 mod limits;
+#[path = "server/mcp.rs"]
+mod mcp;
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -50,6 +56,7 @@ fn program(args: &[&str]) -> Command {
     ] {
         command.env_remove(format!("BIPLANE_{name}"));
     }
+    command.env_remove("MCP_CONFIG_PATH");
     command.env("BIPLANE_DEVICE", "cpu").args(args);
     command
 }

@@ -213,6 +213,13 @@ fn others_need_a_key() {
             .unwrap()
             .contains("--api-key")
     );
+    let said = run(&["--cors-origin", "*"]);
+    assert!(!said.status.success());
+    assert!(
+        String::from_utf8(said.stderr)
+            .unwrap()
+            .contains("name each origin")
+    );
     // A model that is not there ends the server as it ends `run`.
     let missing = program(&["serve", "--port", "0", "-m", "/no/such/model.gguf"])
         .output()

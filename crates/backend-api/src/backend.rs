@@ -124,6 +124,12 @@ pub trait Backend: Clone + Debug + 'static {
         Ok(())
     }
 
+    /// Whether started work goes on beside the caller, so that a next step may be started before this
+    /// one's result is looked at.
+    fn computes_beside(&self) -> bool {
+        false
+    }
+
     /// What the allocator holds.
     fn memory(&self) -> MemoryStats {
         MemoryStats::default()

@@ -7,6 +7,8 @@ pub struct RopeAngles<T> {
     pub positions: T,
     /// Inverse frequencies, `F32 [freqs]`; a head turns its first `2 · freqs` elements.
     pub inv_freqs: T,
+    /// Their reciprocals, `F32 [freqs]`: what MLX and others take.
+    pub periods: T,
     /// Cosines, `F32 [tokens, freqs]`.
     pub cos: T,
     /// Sines, `F32 [tokens, freqs]`.
@@ -41,9 +43,11 @@ impl<T: Tensor> RopeAngles<T> {
                 sin.push(s);
             }
         }
+        let periods: Vec<f32> = inv_freqs.iter().map(|w| w.recip()).collect();
         Ok(RopeAngles {
             positions: backend.from_u32s(positions, [n])?,
             inv_freqs: backend.from_f32s(inv_freqs, [f])?,
+            periods: backend.from_f32s(&periods, [f])?,
             cos: backend.from_f32s(&cos, [n, f])?,
             sin: backend.from_f32s(&sin, [n, f])?,
             interleaved,
@@ -58,6 +62,7 @@ impl<T: Tensor> RopeAngles<T> {
         RopeAngles {
             positions: f(&self.positions),
             inv_freqs: f(&self.inv_freqs),
+            periods: f(&self.periods),
             cos: f(&self.cos),
             sin: f(&self.sin),
             interleaved: self.interleaved,

@@ -20,7 +20,7 @@ mod threads;
 pub use backend::CandleBackend;
 pub use matrix::CandleMatrix;
 pub use tensor::CandleTensor;
-pub use threads::{set_threads, threads};
+pub use threads::{instruction_sets, set_threads, threads};
 
 /// The backend's name in errors and on the command line.
 const NAME: &str = "candle";

@@ -1,6 +1,12 @@
 //! How many threads compute on the processor.
 
-use crate::cpu::pool;
+use crate::cpu::{pool, simd::Isa};
+
+/// The instruction set that the processor's kernels use, and those that they could use here.
+pub fn instruction_sets() -> (&'static str, Vec<&'static str>) {
+    let available = Isa::available().iter().map(|isa| isa.name());
+    (Isa::get().name(), available.collect())
+}
 
 /// Threads that compute on the processor.
 pub fn threads() -> usize {

@@ -42,7 +42,43 @@ pub(crate) fn open(device: Device) -> Result<Device> {
         MlxDevice::gpu()
     };
     MlxDevice::set_default(&mlx_device);
+    #[cfg(target_os = "linux")]
+    if !resolved.is_cpu() {
+        exit::without_destructors();
+    }
     Ok(resolved)
+}
+
+/// MLX's static objects destroy CUDA graphs and streams when a process exits, after the driver has
+/// shut down: MLX throws then, and the process ends by SIGABRT instead of with its exit code.
+#[cfg(target_os = "linux")]
+mod exit {
+    use std::ffi::{c_int, c_void};
+    use std::sync::Once;
+
+    unsafe extern "C" {
+        fn on_exit(f: extern "C" fn(c_int, *mut c_void), arg: *mut c_void) -> c_int;
+        fn fflush(stream: *mut c_void) -> c_int;
+        fn _exit(status: c_int) -> !;
+    }
+
+    extern "C" fn leave(status: c_int, _: *mut c_void) {
+        // SAFETY: null flushes all of C's streams; the process ends here.
+        unsafe {
+            fflush(std::ptr::null_mut());
+            _exit(status)
+        }
+    }
+
+    /// Ends the process after the handlers that are registered later than this one, and before those
+    /// registered earlier: MLX's own.
+    pub(super) fn without_destructors() {
+        static ONCE: Once = Once::new();
+        // SAFETY: `leave` has the signature that `on_exit` calls, and lives as long as the process.
+        ONCE.call_once(|| unsafe {
+            on_exit(leave, std::ptr::null_mut());
+        });
+    }
 }
 
 /// Asking for the GPU's stream gives an error where there is none; most other ways panic.

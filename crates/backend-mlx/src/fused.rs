@@ -4,9 +4,12 @@
 //! of ordinary operations that round to the element type at every step, so halves are computed in
 //! `f32` there.
 
+use std::cell::RefCell;
+
 use biplane_backend::defaults::{self, attention_dims, norm_len, require_float, same_float};
 use biplane_backend::{AttentionMask, DType, Error, Result, RopeAngles, Shape, Tensor};
 use mlx_rs::fast::{self, ScaledDotProductAttentionMask as SdpaMask};
+use mlx_rs::transforms::compile::compile;
 use mlx_rs::{Array, Dtype, ops as mlx};
 
 use crate::MlxTensor;
@@ -73,7 +76,7 @@ fn rope_fast(x: &MlxTensor, angles: &RopeAngles<MlxTensor>) -> Result<MlxTensor>
             None,
             1.0,
             angles.positions.array(),
-            &angles.inv_freqs.array().reciprocal()?,
+            angles.periods.array(),
         )?
         .squeeze_axes(&[2])
     })
@@ -149,10 +152,64 @@ pub(crate) fn silu_mul(x: &MlxTensor, up: &MlxTensor) -> Result<MlxTensor> {
     let dtype = working_dtype(x);
     let (wide, up) = (x.cast(dtype)?, up.cast(dtype)?);
     wide.derive(op, shape, dtype, |_| {
-        let silu = wide.array().multiply(mlx::sigmoid(wide.array())?)?;
-        silu.multiply(up.array())
+        if x.device().is_cpu() {
+            return silu_times(wide.array(), up.array());
+        }
+        COMPILED.with_borrow_mut(|c| (c.silu_mul)((wide.array(), up.array())))
     })?
     .cast(x.dtype())
+}
+
+pub(crate) fn gelu_tanh_mul(x: &MlxTensor, up: &MlxTensor) -> Result<MlxTensor> {
+    if x.device().is_cpu() {
+        return defaults::gelu_tanh_mul(x, up);
+    }
+    let op = "gelu_tanh_mul";
+    same_float(op, x, up)?;
+    let shape = x.shape().broadcast(op, &up.shape())?;
+    x.derive(op, shape, x.dtype(), |_| {
+        COMPILED.with_borrow_mut(|c| (c.gelu_tanh_mul)((x.array(), up.array())))
+    })
+}
+
+type Exception = mlx_rs::error::Exception;
+type Compiled2 = Box<dyn for<'a> FnMut((&'a Array, &'a Array)) -> Result<Array, Exception>>;
+
+/// Chains of element-wise operations as one kernel each. Not on the CPU, where MLX would call the
+/// system's C++ compiler.
+struct Compiled {
+    silu_mul: Compiled2,
+    gelu_tanh_mul: Compiled2,
+}
+
+thread_local! {
+    static COMPILED: RefCell<Compiled> = RefCell::new(Compiled {
+        silu_mul: Box::new(compile(
+            |(x, up): (&Array, &Array)| silu_times(x, up),
+            true,
+        )),
+        gelu_tanh_mul: Box::new(compile(
+            |(x, up): (&Array, &Array)| gelu_tanh_times(x, up),
+            true,
+        )),
+    });
+}
+
+fn silu_times(x: &Array, up: &Array) -> Result<Array, Exception> {
+    x.multiply(mlx::sigmoid(x)?)?.multiply(up)
+}
+
+/// In `f32`, as the default.
+fn gelu_tanh_times(x: &Array, up: &Array) -> Result<Array, Exception> {
+    let dtype = x.dtype();
+    let x = x.as_dtype(Dtype::Float32)?;
+    let scalar = Array::from_f32;
+    let cube = x.multiply(&x)?.multiply(&x)?;
+    let root = (2.0 / std::f32::consts::PI).sqrt();
+    let inner = x.add(cube.multiply(scalar(0.044715))?)?;
+    let t = mlx::tanh(inner.multiply(scalar(root))?)?;
+    let gelu = x.multiply(t.add(scalar(1.0))?.multiply(scalar(0.5))?)?;
+    gelu.multiply(up.as_dtype(Dtype::Float32)?)?.as_dtype(dtype)
 }
 
 pub(crate) fn softmax(x: &MlxTensor) -> Result<MlxTensor> {

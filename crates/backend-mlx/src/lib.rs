@@ -74,6 +74,10 @@ impl Backend for MlxBackend {
         transforms::async_eval(tensors.iter().map(|t| t.array())).map_err(failed("async_eval"))
     }
 
+    fn computes_beside(&self) -> bool {
+        true
+    }
+
     /// Of the whole process, on every device.
     fn memory(&self) -> MemoryStats {
         MemoryStats {

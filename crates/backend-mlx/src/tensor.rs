@@ -302,6 +302,10 @@ impl Tensor for MlxTensor {
         fused::silu_mul(self, up)
     }
 
+    fn gelu_tanh_mul(&self, up: &Self) -> Result<Self> {
+        fused::gelu_tanh_mul(self, up)
+    }
+
     fn softmax(&self) -> Result<Self> {
         fused::softmax(self)
     }

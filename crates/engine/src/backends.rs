@@ -45,6 +45,22 @@ impl BackendKind {
         })
     }
 
+    /// Opens a device of it, and says which that is; once it is open MLX keeps to it.
+    ///
+    /// # Errors
+    /// [`Error::Backend`] for a device that is not there, [`Error::Unsupported`] for a backend that
+    /// this build has not.
+    pub fn open_device(self, device: Device) -> Result<Device> {
+        match self {
+            #[cfg(feature = "candle")]
+            BackendKind::Candle => Ok(biplane_candle::CandleBackend::new(device)?.device()),
+            #[cfg(feature = "mlx")]
+            BackendKind::Mlx => Ok(biplane_mlx::MlxBackend::new(device)?.device()),
+            #[allow(unreachable_patterns)]
+            other => Err(absent(other)),
+        }
+    }
+
     /// The name users choose it by.
     pub fn name(self) -> &'static str {
         match self {
@@ -98,10 +114,35 @@ pub(crate) fn load(spec: &RunnerSpec) -> Result<Box<dyn ModelRunner>> {
         #[cfg(feature = "mlx")]
         BackendKind::Mlx => load_on::<biplane_mlx::MlxBackend>(spec),
         #[allow(unreachable_patterns)]
-        other => Err(Error::Unsupported(format!(
-            "this build has no {other} backend; build with --features {other}"
-        ))),
+        other => Err(absent(other)),
     }
+}
+
+#[allow(dead_code)]
+fn absent(backend: BackendKind) -> Error {
+    Error::Unsupported(format!(
+        "this build has no {backend} backend; build with --features {backend}"
+    ))
+}
+
+/// Instruction sets that candle's kernels on the processor are compiled for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kernels {
+    /// The one that is used.
+    pub chosen: &'static str,
+    /// Those that this machine can run, the best one last.
+    pub available: Vec<&'static str>,
+}
+
+/// Which kernels compute on the processor; none without candle.
+pub fn kernels() -> Option<Kernels> {
+    #[cfg(feature = "candle")]
+    {
+        let (chosen, available) = biplane_candle::instruction_sets();
+        Some(Kernels { chosen, available })
+    }
+    #[cfg(not(feature = "candle"))]
+    None
 }
 
 #[cfg_attr(not(any(feature = "candle", feature = "mlx")), allow(dead_code))]

@@ -291,6 +291,24 @@ impl ModelBuilder {
         self
     }
 
+    pub(crate) fn given_template(&self) -> Option<&GivenTemplate> {
+        self.chat_template.as_ref()
+    }
+
+    pub(crate) fn given_tokenizer(&self) -> Option<&std::path::Path> {
+        self.tokenizer_json.as_deref()
+    }
+
+    pub(crate) fn given_tool_format(&self) -> Option<ToolFormat> {
+        self.tool_format
+    }
+
+    /// Never asks the hub: a model that is not here already is an error.
+    pub fn offline(mut self) -> Self {
+        self.hub.offline = true;
+        self
+    }
+
     /// Writes the log to standard error, as the environment variable `BIPLANE_LOG` filters it (`info`
     /// by default), unless the program has a subscriber of its own.
     pub fn with_logging(self) -> Self {

@@ -20,6 +20,7 @@ mod builder;
 mod builders;
 pub mod chat;
 mod convert;
+mod describe;
 mod engine;
 mod error;
 pub mod evaluate;
@@ -40,7 +41,7 @@ mod texts;
 pub mod tokenizer;
 pub mod tools;
 
-pub use backends::{BackendKind, set_threads};
+pub use backends::{BackendKind, Kernels, kernels, set_threads, threads};
 pub use biplane_backend::{DType, Device, Error as BackendError};
 pub use biplane_models::{
     Converted, Error as ModelError, Isq, IsqOverride, IsqType, ModelInfo, ModelRunner,
@@ -55,6 +56,7 @@ pub use chat::{
     PreparedChat, RequestBuilder, SamplingChanges, ToolConfig, ToolLoop, ToolRun,
 };
 pub use convert::{convert, remove_unfinished};
+pub use describe::{Description, PromptMaker, RenderedPrompt};
 pub use engine::{
     BUCKETS, EngineConfig, Guess, Histogram, Metrics, Pooling, Recorded, Speculation,
 };

@@ -6,8 +6,8 @@ use biplane_models::ModelInfo;
 use tokio::sync::mpsc;
 
 use crate::{
-    BackendKind, ChatRequest, Error, Event, Metrics, Pooling, Request, Response, Result,
-    SamplingParams, ToolLoop, backends,
+    BackendKind, ChatRequest, Dry, Error, Event, Metrics, Pooling, Request, Response, Result,
+    SamplingChanges, SamplingParams, ToolLoop, backends,
     engine::Engine,
     grammar::{self, GrammarEngine},
     sampling,
@@ -133,6 +133,36 @@ impl Model {
         self.inner.sampling.clone()
     }
 
+    /// The same with changes.
+    ///
+    /// # Errors
+    /// [`Error::Request`] for texts in `dry_breakers` that are empty, or without `dry`;
+    /// [`Error::Tokenizer`] when the tokenizer's own rules fail on one.
+    pub fn sampling(&self, changes: &SamplingChanges) -> Result<SamplingParams> {
+        let mut params = changes.apply(self.default_sampling());
+        let texts = changes.dry_breakers.as_deref().unwrap_or_default();
+        if texts.iter().any(String::is_empty) {
+            return Err(Error::Request(
+                "dry_sequence_breakers: one is an empty text, expected at least a character".into(),
+            ));
+        }
+        match &mut params.dry {
+            Some(dry) if dry.multiplier > 0.0 => {
+                for text in texts {
+                    let more = Dry::breakers(self.tokenizer(), text)?;
+                    dry.sequence_breakers.extend(more);
+                }
+            }
+            None if !texts.is_empty() => {
+                return Err(Error::Request(
+                    "dry_sequence_breakers are there, but no dry; set dry as well".into(),
+                ));
+            }
+            _ => {}
+        }
+        Ok(params)
+    }
+
     /// The tokens of a text to continue, with a beginning-of-sequence token where the model wants one.
     /// Names of control tokens in it are control tokens.
     ///
@@ -249,10 +279,23 @@ impl Model {
         texts: &[impl AsRef<str>],
         pooling: Pooling,
     ) -> Result<Vec<Vec<f32>>> {
+        let tokens = texts.iter().map(|text| self.prompt_tokens(text.as_ref()));
+        let tokens: Vec<Vec<u32>> = tokens.collect::<Result<_>>()?;
+        self.embed_tokens(&tokens, pooling).await
+    }
+
+    /// As [`Model::embed`], of texts that are tokens already.
+    ///
+    /// # Errors
+    /// Whatever a text fails with.
+    pub async fn embed_tokens(
+        &self,
+        texts: &[Vec<u32>],
+        pooling: Pooling,
+    ) -> Result<Vec<Vec<f32>>> {
         let mut replies = Vec::with_capacity(texts.len());
-        for text in texts {
-            let tokens = self.prompt_tokens(text.as_ref())?;
-            replies.push(self.inner.engine.embed(tokens, pooling)?);
+        for tokens in texts {
+            replies.push(self.inner.engine.embed(tokens.clone(), pooling)?);
         }
         let mut vectors = Vec::with_capacity(texts.len());
         for reply in replies {

@@ -4,6 +4,7 @@
 //! Nothing here names a backend, and nothing above this crate sees a tensor: [`load`] gives a
 //! [`ModelRunner`], which takes token ids and gives logits.
 
+mod about;
 pub mod checkpoint;
 mod config;
 mod convert;
@@ -32,6 +33,7 @@ mod step;
 mod stored;
 mod weights;
 
+pub use about::{About, about};
 pub use convert::{ConvertRequest, Converted, OutputFormat, convert};
 pub use error::{Error, Result};
 pub use gguf_names::{GgufFix, GgufNames};

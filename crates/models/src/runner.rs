@@ -166,6 +166,18 @@ pub trait ModelRunner {
     /// error the sequences of the step are closed: what their caches hold is not known any more.
     fn launch(&mut self, plan: &StepPlan) -> Result<()>;
 
+    /// Starts the step after the one in flight before that one's results are known: every sequence of it
+    /// goes on with the token that is being chosen on the device ([`Want::Argmax`]). Gives `false`, and
+    /// does nothing, where that cannot be or gains nothing. Two steps are in flight then, to be
+    /// collected in their order; who does not want a token that follows takes it back with
+    /// [`Self::truncate`].
+    ///
+    /// # Errors
+    /// What the backend reports; both steps' sequences are closed then.
+    fn launch_next(&mut self) -> Result<bool> {
+        Ok(false)
+    }
+
     /// Waits for the step; gives one output a span, in the plan's order. The only synchronisation.
     ///
     /// # Errors

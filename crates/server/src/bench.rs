@@ -11,7 +11,7 @@ use biplane::{
     bench::{BenchResult, BenchSettings, bench as measure},
 };
 
-use crate::{cli::BenchArgs, report};
+use crate::{cli::BenchArgs, plot, report};
 
 pub fn bench(args: BenchArgs) -> anyhow::Result<ExitCode> {
     let mut backends = args.backend.clone();
@@ -43,6 +43,23 @@ pub fn bench(args: BenchArgs) -> anyhow::Result<ExitCode> {
             results
         }
     };
+    if let Some(file) = &args.plot {
+        let figures: Vec<BenchResult> = results
+            .iter()
+            .map(|result| serde_json::from_value(result.clone()))
+            .collect::<Result<_, _>>()?;
+        let model = args
+            .model
+            .model
+            .as_deref()
+            .unwrap_or("SmolLM2-135M-Instruct");
+        let title = format!(
+            "{model}: {} tokens of prompt, {} generated, {} at once",
+            args.prompt_tokens, args.generate, args.streams
+        );
+        let written = std::fs::write(file, plot::svg(&title, &figures)?);
+        written.with_context(|| file.display().to_string())?;
+    }
     report::data(&match args.json {
         true => format!("{}\n", serde_json::to_string_pretty(&results)?),
         false => table(&results)?,
@@ -58,9 +75,9 @@ fn in_child(backend: BackendKind) -> anyhow::Result<Result<serde_json::Value, Ex
     let mut given = std::env::args().skip(1);
     while let Some(argument) = given.next() {
         match argument.as_str() {
-            "--backend" => drop(given.next()),
+            "--backend" | "--plot" => drop(given.next()),
             "--json" => {}
-            other if other.starts_with("--backend=") => {}
+            other if other.starts_with("--backend=") || other.starts_with("--plot=") => {}
             _ => arguments.push(argument),
         }
     }

@@ -1,10 +1,11 @@
 //! `biplane quantize` and `biplane convert`
 
 use anyhow::{Context, bail};
-use biplane::{ModelBuilder, OutputFormat, memory};
+use biplane::{OutputFormat, memory};
 
 use crate::{
     cli::ConvertArgs,
+    model_args::builder_of,
     report::{self, Progress},
 };
 
@@ -29,10 +30,7 @@ pub fn convert(args: ConvertArgs) -> anyhow::Result<()> {
         true => OutputFormat::Gguf,
         false => OutputFormat::Mlx,
     });
-    let builder = match &args.model {
-        Some(model) => ModelBuilder::new(model),
-        None => ModelBuilder::starter(),
-    };
+    let builder = builder_of(args.model.as_deref());
     // What is unfinished must not stay behind.
     ctrlc::set_handler(|| {
         biplane::remove_unfinished();

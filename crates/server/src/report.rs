@@ -11,6 +11,8 @@ use anyhow::Context;
 use biplane::ModelBuilder;
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::near;
+
 /// Writes data to standard output. A reader that has gone away wants no more of it, which is no
 /// failure.
 pub fn data(text: &str) -> anyhow::Result<()> {
@@ -129,10 +131,46 @@ pub fn bytes(n: u64) -> String {
     format!("{value:.digits$} {}", UNITS[unit])
 }
 
+/// A model that would have to be downloaded first.
+#[derive(Debug)]
+pub struct NotHere(String);
+
+impl NotHere {
+    /// `more` follows the model's name.
+    pub fn new(model: &str, more: &str) -> Self {
+        NotHere(format!(
+            "{model} is not on this machine{more}; `biplane pull {model}` brings it"
+        ))
+    }
+}
+
+impl std::fmt::Display for NotHere {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for NotHere {}
+
+/// Models whose names are near to one that is not there.
+fn nearby(error: &anyhow::Error) -> String {
+    match error.downcast_ref::<biplane::Error>() {
+        Some(biplane::Error::Hub(biplane::hub::Error::NotFound { spec, .. })) => {
+            near::model_hint(spec)
+        }
+        Some(biplane::Error::Hub(biplane::hub::Error::NotCached { id, .. })) => {
+            near::model_hint(id)
+        }
+        _ => String::new(),
+    }
+}
+
 /// Says what went wrong; chooses the exit code.
 pub fn failure(error: &anyhow::Error) -> ExitCode {
-    note(&format!("error: {}", in_words(error)));
+    note(&format!("error: {}{}", in_words(error), nearby(error)));
     let code = match error.downcast_ref::<biplane::Error>() {
+        None if error.downcast_ref::<NotHere>().is_some() => 2,
+        Some(biplane::Error::Hub(biplane::hub::Error::NotCached { .. })) => 2,
         Some(biplane::Error::Hub(hub)) if hub.is_not_found() => 2,
         Some(biplane::Error::Hub(hub)) if hub.is_gated() => 3,
         Some(

@@ -3,11 +3,12 @@
 use std::io::{IsTerminal, Read, Write};
 
 use anyhow::{Context, bail};
-use biplane::{BackendKind, Event, FinishReason, Message, Request, SamplingChanges, Timings};
+use biplane::{BackendKind, ChatRequest, Event, FinishReason, Message, Request, Timings};
 
 use crate::{
     cli::RunArgs,
     report::{self, Progress},
+    run_tools,
 };
 
 pub fn run(args: RunArgs) -> anyhow::Result<()> {
@@ -17,6 +18,14 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
     };
     let prompt = prompt(args.prompt.as_deref())?;
     let constraint = args.form.constraint()?;
+    // A text that is continued as it is has no place for calls; the environment is for all that have.
+    let tools = match (args.raw, &args.tools.mcp_config) {
+        (true, Some(_)) if std::env::var_os("MCP_CONFIG_PATH").is_none() => {
+            bail!("--mcp-config is for conversations; leave out --raw or --mcp-config")
+        }
+        (true, _) => None,
+        (false, _) => args.tools.connect()?,
+    };
     let progress = Progress::new(args.quiet);
     let mut builder = progress
         .watch(args.model.builder(backend))
@@ -26,29 +35,35 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
     }
     let model = builder.build_blocking()?;
     progress.clear();
-    let tokens = if args.raw {
-        model.prompt_tokens(&prompt)?
-    } else {
-        let mut messages = Vec::new();
-        messages.extend(args.system.map(|text| Message::new("system", text)));
-        messages.push(Message::new("user", prompt));
-        model.chat_tokens(&messages)?
-    };
-    let changes = SamplingChanges {
-        temperature: args.temperature,
-        top_p: args.top_p,
-        top_k: args.top_k,
-        min_p: args.min_p,
-        seed: args.seed,
-        ..SamplingChanges::default()
-    };
-    let events = model.submit(Request {
-        sampling: changes.apply(model.default_sampling()),
-        max_tokens: args.max_tokens,
+    let changes = args.sampling.changes();
+    let mut request = Request {
+        sampling: model.sampling(&changes)?,
+        max_tokens: args.sampling.max_tokens,
         constraint,
-        ..Request::new(tokens)
-    })?;
-    let (reason, timings) = print(events)?;
+        ..Request::default()
+    };
+    let mut messages = Vec::new();
+    messages.extend(args.system.map(|text| Message::new("system", text)));
+    let (reason, timings) = match tools {
+        Some(tools) => {
+            messages.push(Message::new("user", prompt));
+            let chat = ChatRequest {
+                generation: request,
+                sampling: Some(changes),
+                ..ChatRequest::new(messages)
+            };
+            run_tools::answer(&model, chat, tools, args.quiet)?
+        }
+        None => {
+            request.tokens = if args.raw {
+                model.prompt_tokens(&prompt)?
+            } else {
+                messages.push(Message::new("user", prompt));
+                model.chat_tokens(&messages)?
+            };
+            print(model.submit(request)?)?
+        }
+    };
     if !args.quiet {
         figures(&model, reason, &timings);
     }

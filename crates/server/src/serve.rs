@@ -48,7 +48,7 @@ fn start(options: &ServeOptions, builder: ModelBuilder) -> anyhow::Result<()> {
 }
 
 async fn run(options: &ServeOptions, builder: ModelBuilder) -> anyhow::Result<()> {
-    let (listener, address) = listen(options).await?;
+    let (listener, address) = listen(options, options.port).await?;
     let name = options.model_name.clone();
     let name = name.unwrap_or_else(|| name_of(options.model.model.as_deref()));
     let app = App::new(
@@ -59,8 +59,13 @@ async fn run(options: &ServeOptions, builder: ModelBuilder) -> anyhow::Result<()
             origins: options.cors_origin.clone(),
         },
     );
+    let mcp = match options.mcp.mcp_port {
+        Some(port) => Some(listen(options, port).await?),
+        None => None,
+    };
     let url = url(options, address);
     report::note(&format!("listening on {url} while the model is loaded"));
+    options.mcp.start(&app, &builder)?;
     let loading = tokio::spawn(load(builder, Arc::clone(&app)));
     let failed = async {
         match loading.await {
@@ -72,8 +77,15 @@ async fn run(options: &ServeOptions, builder: ModelBuilder) -> anyhow::Result<()
             Err(error) => anyhow::Error::new(error).context("loading the model"),
         }
     };
+    let mcp = async {
+        if let Some((listener, address)) = mcp {
+            report::note(&format!("MCP      http://{address}/mcp"));
+            http::mcp::serve(listener, Arc::clone(&app), http::stopped()).await;
+        }
+    };
+    let serving = http::serve(listener, Arc::clone(&app), http::stopped());
     tokio::select! {
-        () = http::serve(listener, Arc::clone(&app), http::stopped()) => Ok(()),
+        ((), ()) = async { tokio::join!(serving, mcp) } => Ok(()),
         error = failed => Err(error),
     }
 }
@@ -87,6 +99,7 @@ async fn load(builder: ModelBuilder, app: Shared) -> biplane::Result<Model> {
     });
     let model = builder.build().await?;
     progress.clear();
+    let model = app.mcp.equip(model).await;
     app.loaded(model.clone());
     // The first constrained answer must not wait for it.
     let warm = model.clone();
@@ -98,8 +111,8 @@ async fn load(builder: ModelBuilder, app: Shared) -> biplane::Result<Model> {
     Ok(model)
 }
 
-async fn listen(options: &ServeOptions) -> anyhow::Result<(TcpListener, SocketAddr)> {
-    let place = (options.host.trim_matches(['[', ']']), options.port);
+async fn listen(options: &ServeOptions, port: u16) -> anyhow::Result<(TcpListener, SocketAddr)> {
+    let place = (options.host.trim_matches(['[', ']']), port);
     let addresses = tokio::net::lookup_host(place).await;
     let addresses: Vec<SocketAddr> = addresses
         .with_context(|| format!("--host {}", options.host))?
@@ -119,8 +132,8 @@ async fn listen(options: &ServeOptions) -> anyhow::Result<(TcpListener, SocketAd
     let listener = TcpListener::bind(addresses.as_slice()).await;
     let listener = listener.with_context(|| {
         format!(
-            "listening on {}:{}; another --port may be free",
-            options.host, options.port
+            "listening on {}:{port}; another port may be free",
+            options.host
         )
     })?;
     let address = listener.local_addr().context("the server's own address")?;
@@ -137,7 +150,7 @@ fn url(options: &ServeOptions, address: SocketAddr) -> String {
 }
 
 /// What clients call the model: a file's or directory's name, or its id.
-fn name_of(model: Option<&str>) -> String {
+pub fn name_of(model: Option<&str>) -> String {
     let Some(model) = model else {
         return "SmolLM2-135M-Instruct".into();
     };

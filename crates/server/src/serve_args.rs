@@ -8,6 +8,7 @@ use clap::Args;
 use crate::{
     cli::{ModelArgs, backend},
     engine_args::EngineArgs,
+    mcp_args::ServerMcpArgs,
 };
 
 /// Arguments of `biplane serve`.
@@ -34,10 +35,6 @@ pub struct MlxArgs {
     /// Describe a whole step's graph before any of it is computed; otherwise layer by layer.
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
     pub mlx_lazy_eval: bool,
-
-    /// Requests may offer tools; they always may.
-    #[arg(long)]
-    pub enable_tools: bool,
 }
 
 fn mlx_device(s: &str) -> Result<Device, String> {
@@ -46,6 +43,31 @@ fn mlx_device(s: &str) -> Result<Device, String> {
         "cpu" => Ok(Device::Cpu),
         "gpu" => Ok(Device::Gpu),
         _ => Err("expected auto, cpu or gpu".into()),
+    }
+}
+
+/// An origin as browsers send it: anything else would never be equal to one.
+fn origin(s: &str) -> Result<String, String> {
+    if s.contains('*') {
+        return Err(
+            "every page that this machine's browser opens could ask; name each origin that may, as \
+             --cors-origin https://app.example --cors-origin http://localhost:3000"
+                .into(),
+        );
+    }
+    let place = s.split_once("://").filter(|(scheme, _)| !scheme.is_empty());
+    let good = place.is_some_and(|(_, host)| {
+        !host.is_empty()
+            && host
+                .bytes()
+                .all(|b| b.is_ascii_graphic() && !b"/?#@".contains(&b))
+    });
+    match good {
+        true => Ok(s.to_owned()),
+        false => Err(
+            "expected scheme://host or scheme://host:port, without a path, as https://app.example"
+                .into(),
+        ),
     }
 }
 
@@ -69,6 +91,9 @@ pub struct ServeOptions {
     #[command(flatten)]
     pub engine: EngineArgs,
 
+    #[command(flatten)]
+    pub mcp: ServerMcpArgs,
+
     /// Most answers computed at once.
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub max_sequences: u16,
@@ -82,7 +107,7 @@ pub struct ServeOptions {
     pub chat_template: Option<PathBuf>,
 
     /// What clients call the model; its file's name or id by default.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", env = "BIPLANE_MODEL_NAME")]
     pub model_name: Option<String>,
 
     /// The address to listen at; others than this machine's own need --api-key or --insecure.
@@ -106,8 +131,8 @@ pub struct ServeOptions {
     #[arg(long)]
     pub insecure: bool,
 
-    /// Let pages of this origin ask, as `https://app.example`; may be given several times, `*` for all.
-    #[arg(long, value_name = "ORIGIN")]
+    /// Let pages of this origin ask, as `https://app.example`; may be given several times.
+    #[arg(long, value_name = "ORIGIN", value_parser = origin)]
     pub cors_origin: Vec<String>,
 }
 
@@ -121,7 +146,7 @@ mod tests {
     #[test]
     fn mlx_takes_what_its_users_write() {
         let line = "biplane --isq Q4K mlx -m org/name --port 1234 --mlx-device gpu --mlx-lazy-eval false \
-                    --enable-tools";
+                    --enable-tools --mcp-port 3000";
         let cli = Cli::try_parse_from(line.split_whitespace()).unwrap();
         let Command::Mlx(args) = cli.command_line().unwrap() else {
             panic!("another command");
@@ -129,7 +154,42 @@ mod tests {
         assert_eq!(args.options.model.isq.isq, Some(IsqType::Q4K));
         assert_eq!(args.options.port, 1234);
         assert_eq!(args.mlx_device, Some(Device::Gpu));
-        assert!(!args.mlx_lazy_eval && args.enable_tools);
+        assert!(!args.mlx_lazy_eval && args.options.mcp.enable_tools);
+        assert_eq!(args.options.mcp.mcp_port, Some(3000));
+    }
+
+    #[test]
+    fn origins_are_named_one_by_one() {
+        let options = |origin: &str| -> Result<Vec<String>, String> {
+            let cli = Cli::try_parse_from(["biplane", "serve", "--cors-origin", origin])
+                .map_err(|e| e.to_string())?;
+            match cli.command_line() {
+                Ok(Command::Serve(args)) => Ok(args.options.cors_origin),
+                _ => panic!("another command"),
+            }
+        };
+        for good in [
+            "https://app.example",
+            "http://localhost:3000",
+            "tauri://[::1]",
+        ] {
+            assert_eq!(options(good).unwrap(), [good]);
+        }
+        for bad in ["*", "https://*.example"] {
+            let error = options(bad).unwrap_err();
+            assert!(error.contains("name each origin"), "{error}");
+        }
+        for bad in [
+            "",
+            "null",
+            "app.example",
+            "https://",
+            "https://app.example/",
+            "://x",
+        ] {
+            let error = options(bad).unwrap_err();
+            assert!(error.contains("without a path"), "{error}");
+        }
     }
 
     #[test]

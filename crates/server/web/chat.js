@@ -122,10 +122,10 @@ export class Run {
     this.view?.feed(part, "");
   }
 
-  #result({ tool_call_id: id, name, content, is_error: failed }) {
+  #result({ tool_call_id: id, name, arguments: args, content, is_error: failed }) {
     const calls = this.node.parts.filter((part) => part.type === "tool");
     let part = calls.find((call) => call.id === id) ?? (id ? null : calls.findLast((call) => call.result === undefined));
-    part ??= this.#part({ type: "tool", id: id ?? "", name: name ?? "", args: "" });
+    part ??= this.#part({ type: "tool", id: id ?? "", name: name ?? "", args: args ?? "" });
     part.result = typeof content === "string" ? content : JSON.stringify(content ?? null);
     part.failed = failed === true;
     this.view?.feed(part, "");

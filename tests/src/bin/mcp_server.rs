@@ -1,9 +1,15 @@
 //! A small MCP server over standard input and output, for tests: plain JSON, so that it can be as odd
 //! as real servers are.
 
-use std::io::{BufRead, Write};
+use std::{
+    io::{BufRead, Write},
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use serde_json::{Value, json};
+
+/// Calls that nobody waits for any more.
+static CANCELLED: AtomicUsize = AtomicUsize::new(0);
 
 fn main() {
     if std::env::args().nth(1).as_deref() == Some("broken") {
@@ -17,6 +23,9 @@ fn main() {
         };
         let id = message["id"].clone();
         if id.is_null() {
+            if message["method"] == "notifications/cancelled" {
+                CANCELLED.fetch_add(1, Ordering::SeqCst);
+            }
             continue;
         }
         let method = message["method"].as_str().unwrap_or_default().to_owned();
@@ -63,6 +72,7 @@ fn answer(method: &str, params: &Value) -> Option<Value> {
             tool("fail", json!({"type": "object"})),
             tool("large", json!({"type": "object"})),
             tool("picture", json!({"type": "object"})),
+            tool("cancelled", json!({"type": "object"})),
             tool("sleep", json!({"type": "object"})),
             tool("process", json!({"type": "object"})),
             tool("environment", json!({"type": "object"})),
@@ -93,6 +103,7 @@ fn call(name: &str, arguments: &Value) -> Value {
             send(json!({"jsonrpc": "2.0", "method": "notifications/tools/list_changed"}));
             text("changed".into())
         }
+        "cancelled" => text(CANCELLED.load(Ordering::SeqCst).to_string()),
         "process" => text(std::process::id().to_string()),
         "die" => std::process::exit(1),
         "fail" => json!({"isError": true, "content": [{"type": "text", "text": "it is broken"}]}),

@@ -10,7 +10,7 @@ mod matrix;
 mod norm;
 pub mod pool;
 mod rope;
-mod simd;
+pub mod simd;
 
 pub use attention::{AttentionShape, attention};
 pub use elementwise::{argmax, gelu_tanh_mul, silu_mul, softmax};

@@ -83,7 +83,7 @@ impl ModelBuilder {
         );
         #[cfg(feature = "mcp")]
         if let Some(config) = self.mcp.filter(|config| !config.servers.is_empty()) {
-            let client = crate::McpClient::start(config, tools.tools.clone())?;
+            let client = crate::McpClient::start_with(config, tools.tools.clone())?;
             futures::executor::block_on(client.settled());
             return Ok(model.with_tool_loop(tools).with_mcp(client));
         }

@@ -12,6 +12,11 @@ mod submit;
 mod tests;
 mod tool_loop;
 
+/// Prompts without a model.
+pub(crate) mod prompter {
+    pub(crate) use super::prompt::render;
+}
+
 pub use message::{ChatMessage, RequestBuilder};
 pub(crate) use request::check_tool;
 pub use request::{ChatRequest, SamplingChanges};

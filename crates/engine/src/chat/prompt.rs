@@ -19,6 +19,29 @@ pub(super) struct Prompter<'m> {
     pub format: Option<ToolFormat>,
 }
 
+/// What the template writes of a conversation to its end, users' text marked as [`Tokenizer::guard`]
+/// does.
+pub(crate) fn render(
+    template: &ChatTemplate,
+    tokenizer: &Tokenizer,
+    format: Option<ToolFormat>,
+    request: &ChatRequest,
+) -> Result<String> {
+    // Nothing is continued here, so that the last message may be anyone's.
+    ChatRequest {
+        add_generation_prompt: true,
+        ..request.clone()
+    }
+    .validate()?;
+    let prompter = Prompter {
+        template,
+        tokenizer,
+        format,
+    };
+    let (text, _) = prompter.rendered(request, &request.offered()?)?;
+    Ok(text)
+}
+
 impl Prompter<'_> {
     /// Whether the template describes tools and writes calls in this format by itself.
     fn is_native(&self) -> bool {
@@ -29,6 +52,20 @@ impl Prompter<'_> {
 
     /// The prompt, users' text marked as [`Tokenizer::guard`] does.
     pub fn prompt(&self, request: &ChatRequest, offered: &[&ToolDefinition]) -> Result<String> {
+        let (text, messages) = self.rendered(request, offered)?;
+        if request.add_generation_prompt {
+            return Ok(text);
+        }
+        let content = messages.last().and_then(|m| m.get("content")?.as_str());
+        continued(text, content.unwrap_or_default())
+    }
+
+    /// What the template writes, marked as well, and the messages as it saw them.
+    pub fn rendered(
+        &self,
+        request: &ChatRequest,
+        offered: &[&ToolDefinition],
+    ) -> Result<(String, Vec<Value>)> {
         let takes = self.template.takes();
         let native = self.is_native();
         let mut messages = request.messages.clone();
@@ -64,11 +101,7 @@ impl Prompter<'_> {
         // In the template's own form first: what is decoded or joined later would not be guarded.
         let messages = self.guard_all(self.template.prepare(&messages)?)?;
         let text = self.template.render_as_is(&messages, &options)?;
-        if request.add_generation_prompt {
-            return Ok(text);
-        }
-        let content = messages.last().and_then(|m| m.get("content")?.as_str());
-        continued(text, content.unwrap_or_default())
+        Ok((text, messages))
     }
 
     /// How an answer after this prompt begins.

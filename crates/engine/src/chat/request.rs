@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::{
-    Error, Message, Request, Result, SamplingParams,
+    Dry, Error, Message, Request, Result, SamplingParams,
     tools::{ToolCall, ToolChoice, ToolDefinition},
 };
 
@@ -216,7 +216,7 @@ fn kind_of(value: &Value) -> &'static str {
 }
 
 /// Changes of the sampling that a checkpoint recommends; `None` leaves a value as it is. See
-/// [`SamplingParams`] for what they mean.
+/// [`SamplingParams`] for what they mean, and [`Model::sampling`](crate::Model::sampling) for the outcome.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[expect(missing_docs, reason = "SamplingParams has the same fields")]
@@ -227,14 +227,20 @@ pub struct SamplingChanges {
     pub min_p: Option<f32>,
     pub typical_p: Option<f32>,
     pub repetition_penalty: Option<f32>,
+    /// `usize::MAX` for all tokens.
+    pub repetition_window: Option<usize>,
     pub presence_penalty: Option<f32>,
     pub frequency_penalty: Option<f32>,
+    pub dry: Option<Dry>,
+    /// Texts that no repetition goes across, beside the sequence breakers of `dry`.
+    pub dry_breakers: Option<Vec<String>>,
     pub logit_bias: Option<Vec<(u32, f32)>>,
     pub seed: Option<u64>,
 }
 
 impl SamplingChanges {
-    /// The parameters with these changes.
+    /// The parameters with these changes, but for `dry_breakers`, which need a tokenizer:
+    /// [`Model::sampling`](crate::Model::sampling) has it.
     pub fn apply(&self, mut to: SamplingParams) -> SamplingParams {
         fn set<T: Clone>(place: &mut T, change: &Option<T>) {
             if let Some(value) = change {
@@ -247,8 +253,14 @@ impl SamplingChanges {
         set(&mut to.min_p, &self.min_p);
         set(&mut to.typical_p, &self.typical_p);
         set(&mut to.repetition_penalty, &self.repetition_penalty);
+        if let Some(window) = self.repetition_window {
+            to.repetition_window = (window < usize::MAX).then_some(window);
+        }
         set(&mut to.presence_penalty, &self.presence_penalty);
         set(&mut to.frequency_penalty, &self.frequency_penalty);
+        if let Some(dry) = &self.dry {
+            to.dry = Some(dry.clone());
+        }
         set(&mut to.logit_bias, &self.logit_bias);
         to.seed = self.seed.or(to.seed);
         to

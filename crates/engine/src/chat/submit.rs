@@ -72,7 +72,7 @@ impl Model {
         let constraint = constraint(&chat, format, &offered, reasoning, &special)?;
         let mut request = chat.generation;
         if let Some(changes) = &chat.sampling {
-            request.sampling = changes.apply(self.default_sampling());
+            request.sampling = self.sampling(changes)?;
         }
         request.tokens = tokenizer.encode_with_bos(&prompt, Specials::Guarded)?;
         request.constraint = constraint;

@@ -29,6 +29,10 @@ pub struct ToolConfig {
     pub on_error: OnToolError,
     /// Which tools to call in the first round, for requests that leave it at [`ToolChoice::Auto`].
     pub choice: ToolChoice,
+    /// Whether calls that are run here are part of the answer, as all others are. Otherwise only
+    /// [`ChatEvent::ToolResult`] tells of them, also of those that are not run after all, and the
+    /// answer has the calls that the reader is to run.
+    pub show_calls: bool,
 }
 
 impl Default for ToolConfig {
@@ -39,6 +43,7 @@ impl Default for ToolConfig {
             parallelism: 4,
             on_error: OnToolError::ReturnToModel,
             choice: ToolChoice::Auto,
+            show_calls: true,
         }
     }
 }
@@ -150,7 +155,7 @@ struct Rounds {
     model: Model,
     chat: ChatRequest,
     out: mpsc::Sender<ChatEvent>,
-    /// Calls of the rounds before.
+    /// Calls that the rounds before gave to the reader.
     calls: usize,
     /// Whether content was given in the rounds before.
     said: bool,
@@ -160,6 +165,8 @@ struct Rounds {
 /// What a round ended with.
 struct Round {
     answer: ParsedAnswer,
+    /// Of its calls, how many the reader was given.
+    shown: usize,
     deltas: Vec<Delta>,
     reason: ChatFinish,
     timings: Timings,
@@ -171,6 +178,7 @@ impl Rounds {
         for round in 0.. {
             let Round {
                 answer,
+                shown,
                 deltas,
                 reason,
                 timings,
@@ -182,8 +190,14 @@ impl Rounds {
             self.total = Some(total);
             let runs = reason == ChatFinish::ToolCalls
                 && round < self.setting.config.max_rounds
-                && answer.calls.iter().all(|call| self.is_run_here(call));
+                && answer.calls.iter().all(|call| self.is_run_here(&call.name));
             if !runs {
+                let reason = match reason {
+                    ChatFinish::ToolCalls if !self.setting.config.show_calls => {
+                        self.give_up(round, answer, shown).await?
+                    }
+                    other => other,
+                };
                 return self
                     .send(ChatEvent::Done {
                         deltas,
@@ -193,7 +207,7 @@ impl Rounds {
                     .await;
             }
             self.send(ChatEvent::Round { deltas }).await?;
-            self.calls += answer.calls.len();
+            self.calls += shown;
             self.said |= !answer.content.is_empty();
             self.call(round, answer).await?;
             stream = self.model.start_chat(self.chat.clone()).await?;
@@ -202,20 +216,62 @@ impl Rounds {
     }
 
     /// Whether a call can be answered: a name that is no tool's at all is a mistake of the model's.
-    fn is_run_here(&self, call: &ToolCall) -> bool {
-        self.setting.tools.has(&call.name) || self.chat.tools.iter().all(|t| t.name != call.name)
+    fn is_run_here(&self, name: &str) -> bool {
+        self.setting.tools.has(name) || self.chat.tools.iter().all(|t| t.name != name)
+    }
+
+    /// Says which calls of the last round are not run and not given to the reader either; why the
+    /// answer ends.
+    async fn give_up(&self, round: usize, last: ParsedAnswer, shown: usize) -> Result<ChatFinish> {
+        let reason = match shown {
+            0 => format!(
+                "it was not run: tools were run {} times for this answer, which is the most",
+                self.setting.config.max_rounds
+            ),
+            _ => "it was not run: the answer has other calls, whose results are to be given first"
+                .into(),
+        };
+        for call in last.calls {
+            if self.is_run_here(&call.name) {
+                let run = ToolRun {
+                    round,
+                    call,
+                    result: Err(reason.clone()),
+                    duration: Duration::ZERO,
+                };
+                self.send(ChatEvent::ToolResult(run)).await?;
+            }
+        }
+        Ok(match shown {
+            0 => ChatFinish::Stop,
+            _ => ChatFinish::ToolCalls,
+        })
     }
 
     /// Passes one answer on, and keeps it.
     async fn listen(&self, mut stream: ChatStream) -> Result<Round> {
         let mut answer = ParsedAnswer::default();
         let mut said = !self.said;
+        // What the reader knows this round's calls by; nothing where they are not shown.
+        let mut places: Vec<Option<usize>> = Vec::new();
+        let mut shown = 0;
         let mut pass = |mut deltas: Vec<Delta>| {
-            for delta in &mut deltas {
+            deltas.retain_mut(|delta| {
                 answer.push(delta.clone());
                 match delta {
-                    Delta::CallStart { index, .. } | Delta::CallArguments { index, .. } => {
-                        *index += self.calls;
+                    Delta::CallStart { index, name, .. } => {
+                        let show = self.setting.config.show_calls || !self.is_run_here(name);
+                        let place = show.then_some(self.calls + shown);
+                        shown += usize::from(show);
+                        places.resize((*index).max(places.len()), None);
+                        places.insert(*index, place);
+                        *index = place.unwrap_or_default();
+                        return show;
+                    }
+                    Delta::CallArguments { index, .. } => {
+                        let place = places.get(*index).copied().flatten();
+                        *index = place.unwrap_or_default();
+                        return place.is_some();
                     }
                     // What is said in two rounds is two paragraphs.
                     Delta::Content(text) if !std::mem::replace(&mut said, true) => {
@@ -223,7 +279,8 @@ impl Rounds {
                     }
                     _ => {}
                 }
-            }
+                true
+            });
             deltas
         };
         loop {
@@ -249,6 +306,7 @@ impl Rounds {
                     let deltas = pass(deltas);
                     return Ok(Round {
                         answer,
+                        shown,
                         deltas,
                         reason,
                         timings,
@@ -320,3 +378,7 @@ impl Rounds {
         sent.map_err(|_| Error::Stopped("nobody listens any more".into()))
     }
 }
+
+#[cfg(test)]
+#[path = "tests/tool_loop.rs"]
+mod tests;

@@ -3,7 +3,10 @@
 use std::{
     sync::{
         Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{
+            AtomicBool, AtomicU64, AtomicUsize,
+            Ordering::{Acquire, Relaxed, Release},
+        },
     },
     time::{Duration, Instant},
 };
@@ -102,9 +105,13 @@ impl Counters {
 
     /// The engine's thread is alive, with or without work.
     pub fn beat(&self, idle: bool) {
-        let now = self.start.elapsed().as_millis() as u64;
-        self.beat.store(now, Relaxed);
-        self.idle.store(idle, Relaxed);
+        self.beat_at(self.start.elapsed(), idle);
+    }
+
+    fn beat_at(&self, now: Duration, idle: bool) {
+        self.beat.store(now.as_millis() as u64, Relaxed);
+        // Who sees work begin sees this beat too, and not one from before a long rest.
+        self.idle.store(idle, Release);
     }
 
     pub fn update(&self, f: impl FnOnce(&mut Metrics)) {
@@ -120,16 +127,39 @@ impl Counters {
     }
 
     pub fn read(&self) -> Metrics {
+        self.read_at(|| self.start.elapsed())
+    }
+
+    fn read_at(&self, now: impl FnOnce() -> Duration) -> Metrics {
         let mut metrics = self
             .shared
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
         metrics.queued = self.queued.load(Relaxed);
-        if !self.idle.load(Relaxed) {
+        if !self.idle.load(Acquire) {
             let beat = Duration::from_millis(self.beat.load(Relaxed));
-            metrics.silent_for = self.start.elapsed().saturating_sub(beat);
+            metrics.silent_for = now().saturating_sub(beat);
         }
         metrics
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn silence_counts_only_beside_work() {
+        let counters = Counters::new();
+        let second = Duration::from_secs;
+        let silent = |now| counters.read_at(|| second(now)).silent_for;
+        counters.beat_at(second(5), true);
+        assert_eq!(silent(100), Duration::ZERO);
+        counters.beat_at(second(100), false);
+        assert_eq!(silent(100), Duration::ZERO);
+        assert_eq!(silent(140), second(40));
+        counters.beat_at(second(140), false);
+        assert_eq!(silent(141), second(1));
     }
 }

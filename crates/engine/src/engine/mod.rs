@@ -5,6 +5,7 @@
 //! state. Nothing here sees a tensor.
 
 mod admission;
+mod ahead;
 mod answer;
 mod config;
 mod guess;

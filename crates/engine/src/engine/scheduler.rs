@@ -13,7 +13,9 @@ use std::{
 use biplane_models::{ModelRunner, SpanPlan, StepPlan, Want};
 
 use super::{
-    EngineConfig, Vocabulary, guarded,
+    EngineConfig, Vocabulary,
+    ahead::Ahead,
+    guarded,
     guess::{Guesser, Guesses},
     metrics::Counters,
     outbox::Outbox,
@@ -46,7 +48,9 @@ pub(super) struct Scheduler<'a> {
     pub store: Option<PromptStore>,
     /// Bytes for all caches.
     pub budget: usize,
-    guesser: Option<Guesser>,
+    pub guesser: Option<Guesser>,
+    /// A step in flight beyond the one that was looked at last.
+    pub ahead: Option<Ahead>,
     recorder: Option<Recorder>,
     /// Ended sequences' events that their readers have not taken.
     draining: Vec<Outbox>,
@@ -57,13 +61,13 @@ pub(super) struct Scheduler<'a> {
 }
 
 /// A sequence's part of a step.
-#[derive(Debug, PartialEq, Eq)]
-struct Part {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Part {
     /// Which running sequence.
-    index: usize,
+    pub index: usize,
     /// How many of its pending tokens.
-    tokens: usize,
-    guessed: Vec<u32>,
+    pub tokens: usize,
+    pub guessed: Vec<u32>,
 }
 
 impl<'a> Scheduler<'a> {
@@ -88,6 +92,7 @@ impl<'a> Scheduler<'a> {
             cache: PrefixCache::default(),
             budget,
             guesser,
+            ahead: None,
             draining: Vec::new(),
             sequences: 0,
             pace: None,
@@ -115,6 +120,8 @@ impl<'a> Scheduler<'a> {
                     }
                 }
             }
+            // What came during a rest is work from now on, also should its first step never end.
+            self.counters.beat(self.is_idle());
             if !self.tick() {
                 // Only readers are waited for.
                 std::thread::sleep(Duration::from_millis(1));
@@ -123,7 +130,7 @@ impl<'a> Scheduler<'a> {
     }
 
     fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.running.is_empty()
+        self.waiting.is_empty() && self.running.is_empty() && self.ahead.is_none()
     }
 
     pub fn take(&mut self, job: Job) {
@@ -148,6 +155,11 @@ impl<'a> Scheduler<'a> {
     pub fn tick(&mut self) -> bool {
         self.look_after_readers();
         self.admit();
+        if let Some(ahead) = self.ahead.take() {
+            self.step_ahead(&ahead);
+            self.report();
+            return true;
+        }
         let guesses = match &mut self.guesser {
             Some(guesser) => guesser.guess(&self.running, self.runner.info().context_length),
             None => Guesses::default(),
@@ -322,7 +334,8 @@ impl<'a> Scheduler<'a> {
                     s.prepare(part.tokens)?;
                 }
             }
-            Ok(self.runner.collect()?)
+            let ahead = self.run_ahead(&parts)?;
+            Ok((ahead, self.runner.collect()?))
         });
         self.counters.update(|m| {
             m.steps += 1;
@@ -333,12 +346,15 @@ impl<'a> Scheduler<'a> {
             self.pace = Some(self.pace.map_or(seen, |pace| 0.7 * pace + 0.3 * seen));
         }
         match outputs {
-            Ok(outputs) => self.apply(&parts, &outputs),
+            Ok((ahead, outputs)) => {
+                self.ahead = ahead;
+                self.apply(&parts, &outputs);
+            }
             Err(error) => self.recover(&parts, error),
         }
     }
 
-    fn apply(&mut self, parts: &[Part], outputs: &[biplane_models::SpanOutput]) {
+    pub fn apply(&mut self, parts: &[Part], outputs: &[biplane_models::SpanOutput]) {
         let mut ended = Vec::new();
         for (part, output) in parts.iter().zip(outputs) {
             let Some(s) = self.running.get_mut(part.index) else {
@@ -379,8 +395,11 @@ impl<'a> Scheduler<'a> {
     }
 
     /// A step failed. Alone, a sequence is to blame; of several, each is tried again alone.
-    fn recover(&mut self, parts: &[Part], error: Error) {
+    pub fn recover(&mut self, parts: &[Part], error: Error) {
         tracing::warn!("a step of {} sequences failed: {error}", parts.len());
+        // What else is in flight is of the same sequences.
+        self.ahead = None;
+        while guarded(|| Ok(self.runner.collect()?)).is_ok() {}
         if let [part] = parts {
             let sequence = self.running.remove(part.index);
             self.finish(sequence, |s| {
@@ -451,8 +470,14 @@ impl<'a> Scheduler<'a> {
             guesser.forget(sequence.id);
         }
         let keep = self.config.prefix_cache && sequence.shares_prefix() && sequence.computed > 0;
-        match sequence.slot.take() {
-            Some(slot) if keep => {
+        let slot = sequence.slot.take();
+        // Of what was computed ahead nobody knows.
+        let whole = slot.is_some_and(|slot| {
+            self.runner.len(slot) <= sequence.computed
+                || self.runner.truncate(slot, sequence.computed).is_ok()
+        });
+        match slot {
+            Some(slot) if keep && whole => {
                 let mut tokens = std::mem::take(&mut sequence.tokens);
                 tokens.truncate(sequence.computed);
                 if let Some(store) = &mut self.store

@@ -1,6 +1,7 @@
 //! The engine over a model that is a hash of its tokens: what depends on who else is served, or on
 //! what is kept, would show at once.
 
+mod ahead;
 mod constraints;
 mod fake;
 mod prefixes;

@@ -13,7 +13,10 @@ use std::{
 
 use sha2::{Digest, Sha256};
 
-pub use self::starter::starter;
+pub use self::{
+    remote::{Reach, Removal, StoredModel, reach, removal, stored},
+    starter::{starter, starter_file},
+};
 
 /// Result of this module.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -57,7 +60,8 @@ impl fmt::Debug for Options {
 }
 
 impl Options {
-    fn is_offline(&self) -> bool {
+    /// Whether the hub is never asked, by [`offline`](Self::offline) or the environment.
+    pub fn is_offline(&self) -> bool {
         let on = |value: String| {
             matches!(
                 value.to_ascii_lowercase().as_str(),
@@ -67,7 +71,8 @@ impl Options {
         self.offline || std::env::var("HF_HUB_OFFLINE").is_ok_and(on)
     }
 
-    fn hub_cache(&self) -> PathBuf {
+    /// The folder of the hub's models.
+    pub fn hub_cache(&self) -> PathBuf {
         self.cache_dir
             .clone()
             .unwrap_or_else(hf_hub::resolve_cache_dir)

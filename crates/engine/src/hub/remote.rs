@@ -5,9 +5,16 @@ mod choose;
 mod client;
 mod download;
 mod near;
+mod reach;
 mod spec;
+mod stored;
 #[cfg(test)]
 mod tests;
+
+pub use self::{
+    reach::{Reach, reach},
+    stored::{Removal, StoredModel, removal, stored},
+};
 
 use std::{
     fs,

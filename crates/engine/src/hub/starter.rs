@@ -70,6 +70,18 @@ pub fn starter(progress: &mut dyn FnMut(Progress<'_>)) -> Result<PathBuf> {
     find(&STARTER, &ON_HUB, &cache, &options, "python3", progress)
 }
 
+/// The starter model's file, where it is here already.
+pub fn starter_file() -> Option<PathBuf> {
+    let here = cache_dir().ok().and_then(|cache| cached(&STARTER, &cache));
+    here.or_else(|| {
+        let options = Options {
+            offline: true,
+            ..Options::default()
+        };
+        remote::pinned(&ON_HUB, &options, &mut |_| {}).ok()
+    })
+}
+
 fn find(
     wanted: &Packaged,
     on_hub: &Pinned,

@@ -28,6 +28,10 @@ pub struct McpServerStatus {
     pub left_out: Vec<String>,
     /// How often it was connected.
     pub connections: usize,
+    /// The protocol that it was last spoken to in, as `2025-11-25`.
+    pub protocol: Option<String>,
+    /// Why it last failed, also where it serves again.
+    pub last_error: Option<String>,
 }
 
 impl McpServerStatus {
@@ -112,13 +116,21 @@ impl McpClient {
     /// # Errors
     /// [`McpError::Config`] for what no server can be, and [`McpError::Thread`].
     pub async fn connect(config: McpConfig) -> Result<Self, McpError> {
-        let client = Self::start(config, ToolBox::new())?;
+        let client = Self::start(config)?;
         client.settled().await;
         Ok(client)
     }
 
+    /// Begins to connect: tools come as servers become ready.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub fn start(config: McpConfig) -> Result<Self, McpError> {
+        Self::start_with(config, ToolBox::new())
+    }
+
     /// Begins to connect, with the tools to be put there.
-    pub(crate) fn start(config: McpConfig, tools: ToolBox) -> Result<Self, McpError> {
+    pub(crate) fn start_with(config: McpConfig, tools: ToolBox) -> Result<Self, McpError> {
         config.validate()?;
         let runtime = Builder::new_multi_thread()
             .worker_threads(1)
@@ -153,7 +165,7 @@ impl McpClient {
     }
 
     /// Waits until each server is ready or has failed once.
-    pub(crate) async fn settled(&self) {
+    pub async fn settled(&self) {
         for connection in &self.inner.connections {
             let mut status = connection.status.subscribe();
             let _ = status.wait_for(McpServerStatus::is_settled).await;

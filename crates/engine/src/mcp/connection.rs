@@ -1,35 +1,30 @@
 //! One MCP server: connected, watched, and connected again when it ends.
 
 use std::{
-    process::Stdio,
     sync::{Arc, PoisonError, RwLock},
     time::{Duration, Instant},
 };
 
 use rmcp::{
-    ClientHandler, ServiceExt,
-    model::{CallToolRequestParams, CallToolResponse, ClientConfig, Implementation},
-    service::{NotificationContext, Peer, RoleClient, RunningService, ServiceError},
-    transport::{
-        StreamableHttpClientTransport, async_rw::AsyncRwTransport,
-        streamable_http_client::StreamableHttpClientTransportConfig,
+    ClientHandler,
+    model::{
+        CallToolRequestParams, CallToolResponse, ClientConfig, Implementation, SubscriptionFilter,
     },
+    service::{NotificationContext, Peer, RoleClient, ServiceError},
 };
 use serde_json::Value;
 use tokio::{
-    process::{Child, Command},
     runtime::Handle,
     sync::{Notify, Semaphore, watch},
 };
 
 use super::{
-    McpConfig, McpServerConfig, McpServerState, McpServerStatus, McpSource, register::Register,
+    McpConfig, McpServerConfig, McpServerState, McpServerStatus, McpSource,
+    open::{CONNECT, Opening, Session},
+    register::Register,
     result,
 };
 use crate::tools::ToolOutcome;
-
-/// How long a server may take to be ready.
-const CONNECT: Duration = Duration::from_secs(10);
 
 /// Waits between attempts: doubled from the first to the last.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -46,16 +41,10 @@ pub(super) struct Connection {
     broken: Notify,
 }
 
-/// A session, and the program behind it, which ends with it.
-struct Session {
-    service: RunningService<RoleClient, Listener>,
-    _child: Option<Child>,
-}
-
 /// Hears what a server says unasked.
-struct Listener {
-    name: String,
-    changed: Arc<Notify>,
+pub(super) struct Listener {
+    pub name: String,
+    pub changed: Arc<Notify>,
 }
 
 impl ClientHandler for Listener {
@@ -74,7 +63,9 @@ impl ClientHandler for Listener {
 
     fn get_info(&self) -> ClientConfig {
         let me = Implementation::new("biplane", env!("CARGO_PKG_VERSION"));
+        // What a handshake may agree on; where there is none, each request names its version.
         ClientConfig::new(Default::default(), me)
+            .with_protocol_version(rmcp::model::ProtocolVersion::LATEST_WITH_INITIALIZE)
     }
 }
 
@@ -94,6 +85,8 @@ impl Connection {
             state: McpServerState::Connecting,
             left_out: Vec::new(),
             connections: 0,
+            protocol: None,
+            last_error: None,
         };
         Connection {
             config,
@@ -115,38 +108,50 @@ impl Connection {
     ) {
         let mut after = after;
         let mut pause = FIRST_PAUSE;
+        let mut opening = Opening::default();
         loop {
             let changed = Arc::new(Notify::new());
             let began = Instant::now();
-            let opened = tokio::time::timeout(CONNECT, self.open(Arc::clone(&changed))).await;
+            let listener = || Listener {
+                name: self.config.name.clone(),
+                changed: Arc::clone(&changed),
+            };
+            let opened = opening.open(&self.config.source, listener).await;
             let reason = match opened {
-                Ok(Ok(session)) => {
+                Ok(session) => {
                     for mut other in std::mem::take(&mut after) {
                         let _ = other.wait_for(McpServerStatus::is_settled).await;
                     }
-                    self.status.send_modify(|status| status.connections += 1);
+                    let info = session.service.peer().peer_info();
+                    let protocol = info.map(|info| info.protocol_version.to_string());
+                    self.status.send_modify(|status| {
+                        status.connections += 1;
+                        status.protocol = protocol;
+                    });
                     let reason = self.attend(session, &register, &changed).await;
                     if began.elapsed() > LAST_PAUSE {
                         pause = FIRST_PAUSE;
                     }
                     reason
                 }
-                Ok(Err(reason)) => reason,
-                Err(_) => format!("it was not ready within {} s", CONNECT.as_secs()),
+                Err(reason) => reason,
             };
             *self.peer.write().unwrap_or_else(PoisonError::into_inner) = None;
             tracing::warn!("MCP server {:?}: {reason}", self.config.name);
-            let failed = McpServerState::Failed { reason };
-            self.status.send_modify(|status| status.state = failed);
+            self.status.send_modify(|status| {
+                status.last_error = Some(reason.clone());
+                status.state = McpServerState::Failed { reason };
+            });
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LAST_PAUSE);
         }
     }
 
     /// Lists tools until the session ends; why it did.
-    async fn attend(&self, session: Session, register: &Register, changed: &Notify) -> String {
+    async fn attend(&self, session: Session, register: &Register, changed: &Arc<Notify>) -> String {
         let Session { service, _child } = session;
         let peer = service.peer().clone();
+        let _watch = watch(&peer, changed);
         let set = || self.peer.write().unwrap_or_else(PoisonError::into_inner);
         let waiting = service.waiting();
         tokio::pin!(waiting);
@@ -173,74 +178,6 @@ impl Connection {
                 _ = &mut waiting => return "it ended".into(),
                 () = self.broken.notified() => return "it cannot be reached".into(),
                 () = changed.notified() => {}
-            }
-        }
-    }
-
-    async fn open(&self, changed: Arc<Notify>) -> Result<Session, String> {
-        let listener = Listener {
-            name: self.config.name.clone(),
-            changed,
-        };
-        match &self.config.source {
-            McpSource::Process {
-                command,
-                args,
-                env,
-                work_dir,
-            } => {
-                let mut program = Command::new(command);
-                program
-                    .args(args)
-                    .envs(env)
-                    .stdin(Stdio::piped())
-                    .stdout(Stdio::piped())
-                    .kill_on_drop(true);
-                if let Some(folder) = work_dir {
-                    program.current_dir(folder);
-                }
-                let started = program.spawn();
-                let mut child = started.map_err(|e| format!("{command} cannot be started: {e}"))?;
-                let (Some(output), Some(input)) = (child.stdout.take(), child.stdin.take()) else {
-                    return Err(format!("{command} was started without pipes"));
-                };
-                let served = listener
-                    .serve(AsyncRwTransport::new_client(output, input))
-                    .await;
-                let service = match served {
-                    Ok(service) => service,
-                    Err(error) => {
-                        return Err(match child.try_wait() {
-                            Ok(Some(status)) => format!("{command} ended at once: {status}"),
-                            _ => error.to_string(),
-                        });
-                    }
-                };
-                Ok(Session {
-                    service,
-                    _child: Some(child),
-                })
-            }
-            McpSource::Http {
-                url,
-                headers,
-                bearer_token,
-                ..
-            } => {
-                let mut config = StreamableHttpClientTransportConfig::with_uri(url.as_str());
-                for (name, value) in headers {
-                    let wrong = |what: &str| format!("the header {name:?} is no header's {what}");
-                    let key = http::HeaderName::try_from(name).map_err(|_| wrong("name"))?;
-                    let value = http::HeaderValue::try_from(value).map_err(|_| wrong("value"))?;
-                    config.custom_headers.insert(key, value);
-                }
-                config.auth_header = bearer_token.clone();
-                let transport = StreamableHttpClientTransport::from_config(config);
-                let served = listener.serve(transport).await;
-                Ok(Session {
-                    service: served.map_err(|e| e.to_string())?,
-                    _child: None,
-                })
             }
         }
     }
@@ -319,6 +256,25 @@ impl Connection {
             other => other.to_string(),
         }
     }
+}
+
+/// Asks a server without sessions to say when its tools change; others say so unasked.
+fn watch(peer: &Peer<RoleClient>, changed: &Arc<Notify>) -> Option<AbortOnDrop<()>> {
+    let info = peer.peer_info()?;
+    let tells = info.capabilities.tools.as_ref()?.list_changed == Some(true);
+    if info.protocol_version.has_initialize() || !tells {
+        return None;
+    }
+    let (peer, changed) = (peer.clone(), Arc::clone(changed));
+    Some(AbortOnDrop(tokio::spawn(async move {
+        let filter = SubscriptionFilter::builder().tools_list_changed().build();
+        let Ok(mut subscription) = peer.listen(filter).await else {
+            return;
+        };
+        while let Ok(Some(_)) = subscription.next().await {
+            changed.notify_one();
+        }
+    })))
 }
 
 struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);

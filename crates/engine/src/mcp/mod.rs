@@ -4,6 +4,7 @@
 mod client;
 mod config;
 mod connection;
+mod open;
 mod register;
 mod result;
 mod server;
@@ -12,4 +13,4 @@ mod tests;
 
 pub use client::{McpClient, McpError, McpServerState, McpServerStatus};
 pub use config::{McpConfig, McpConfigError, McpServerConfig, McpSource};
-pub use server::{McpServer, McpServing};
+pub use server::{McpModel, McpModels, McpServer, McpServing};

@@ -1,8 +1,11 @@
 //! The model as an MCP server.
 
 mod handler;
+mod models;
+mod session;
+mod tools;
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -17,14 +20,24 @@ use rmcp::{
         StreamableHttpServerConfig, StreamableHttpService, session::local::LocalSessionManager,
     },
 };
-use tokio::net::TcpListener;
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, watch},
+};
 
 use super::McpError;
-use crate::Model;
+use crate::{Model, ModelBuilder};
 use handler::Handler;
+use models::One;
+pub use models::{McpModel, McpModels};
+use tools::Tools;
 
-/// A model for other programs, by MCP: the tools `chat`, `complete`, `embed`, `tokenize` and
-/// `list_models`, and the model's card as a resource.
+/// How long a session is kept in which nothing is said, be it that a call takes that long.
+const IDLE: Duration = Duration::from_secs(30 * 60);
+
+/// A model for other programs, by MCP: the tools `chat`, `complete`, `embed`, `tokenize`,
+/// `list_models` and `verify_backends`, the model's card as a resource, and its chat template as a
+/// prompt.
 ///
 /// ```no_run
 /// # async fn example(model: biplane::Model) -> Result<(), biplane::mcp::McpError> {
@@ -34,9 +47,11 @@ use handler::Handler;
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct McpServer {
-    handler: Handler,
+    models: Models,
+    builder: Option<ModelBuilder>,
+    checks_place: bool,
     address: String,
     api_key: Option<ApiKey>,
     hosts: Vec<String>,
@@ -46,17 +61,39 @@ pub struct McpServer {
 #[derive(Clone)]
 struct ApiKey(String);
 
-impl std::fmt::Debug for ApiKey {
+#[derive(Clone)]
+enum Models {
+    One(Model, String),
+    Many(Arc<dyn McpModels>),
+}
+
+/// Without the key.
+impl std::fmt::Debug for McpServer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("..")
+        f.debug_struct("McpServer")
+            .field("address", &self.address)
+            .field("hosts", &self.hosts)
+            .field("origins", &self.origins)
+            .finish_non_exhaustive()
     }
 }
 
 impl McpServer {
     /// A server for this machine only, at a free port.
     pub fn new(model: Model) -> Self {
+        Self::of(Models::One(model, "biplane".into()))
+    }
+
+    /// As [`new`](Self::new), of models that may come and go.
+    pub fn of_models(models: Arc<dyn McpModels>) -> Self {
+        Self::of(Models::Many(models))
+    }
+
+    fn of(models: Models) -> Self {
         McpServer {
-            handler: Handler::new(model, "biplane".into()),
+            models,
+            builder: None,
+            checks_place: true,
             address: "127.0.0.1:0".into(),
             api_key: None,
             hosts: Vec::new(),
@@ -64,9 +101,24 @@ impl McpServer {
         }
     }
 
-    /// What the model is called.
+    /// What the model is called; models of [`of_models`](Self::of_models) say it themselves.
     pub fn with_model_name(mut self, name: impl Into<String>) -> Self {
-        self.handler.name = name.into();
+        if let Models::One(_, own) = &mut self.models {
+            *own = name.into();
+        }
+        self
+    }
+
+    /// What loads the model anew on each backend, for the tool `verify_backends`.
+    pub fn with_verification(mut self, builder: ModelBuilder) -> Self {
+        self.builder = Some(builder);
+        self
+    }
+
+    /// Leaves it to whoever uses [`into_router`](Self::into_router) to check requests' `Host` and
+    /// `Origin`.
+    pub fn without_place_checks(mut self) -> Self {
+        self.checks_place = false;
         self
     }
 
@@ -121,27 +173,48 @@ impl McpServer {
                     .into(),
             ));
         }
-        let own = ["localhost", "127.0.0.1", "::1"].map(String::from);
-        let config = StreamableHttpServerConfig::default()
-            .with_allowed_hosts(own.into_iter().chain(self.hosts))
-            .with_allowed_origins(self.origins)
-            .enforce_origin_validation();
-        let handler = self.handler;
-        let service = StreamableHttpService::new(
-            move || Ok(handler.clone()),
-            LocalSessionManager::default().into(),
-            config,
-        );
-        let mut router = Router::new().route_service("/mcp", service);
-        if let Some(key) = self.api_key {
-            router = router.layer(middleware::from_fn_with_state(key, check_key));
-        }
+        let router = self.into_router(std::future::pending());
         let task = tokio::spawn(async move {
             if let Err(error) = axum::serve(listener, router).await {
                 tracing::error!("the MCP server ended: {error}");
             }
         });
         Ok(McpServing { address, task })
+    }
+
+    /// The route `/mcp`, for a server that is there already. When `closed` ends, calls under way may
+    /// end too, and then all sessions do. Needs a Tokio runtime.
+    pub fn into_router(self, closed: impl Future<Output = ()> + Send + 'static) -> Router {
+        let own = ["localhost", "127.0.0.1", "::1"].map(String::from);
+        let config = StreamableHttpServerConfig::default();
+        let config = match self.checks_place {
+            true => config
+                .with_allowed_hosts(own.into_iter().chain(self.hosts))
+                .with_allowed_origins(self.origins)
+                .enforce_origin_validation(),
+            false => config.disable_allowed_hosts().disable_allowed_origins(),
+        };
+        let end = config.cancellation_token.clone();
+        let active = watch::Sender::new(0);
+        let mut calls = active.subscribe();
+        tokio::spawn(async move {
+            closed.await;
+            let _ = calls.wait_for(|n| *n == 0).await;
+            end.cancel();
+        });
+        let tools = tools_of(self.models, self.builder);
+        let mut sessions = LocalSessionManager::default();
+        sessions.session_config.keep_alive = Some(IDLE);
+        let service = StreamableHttpService::new(
+            move || Ok(Handler::new(&tools, &active)),
+            sessions.into(),
+            config,
+        );
+        let router = Router::new().route_service("/mcp", service);
+        match self.api_key {
+            Some(key) => router.layer(middleware::from_fn_with_state(key, check_key)),
+            None => router,
+        }
     }
 
     /// Serves on standard input and output until the input ends. Nothing else may write to standard
@@ -154,11 +227,24 @@ impl McpServer {
             server: "on standard input and output".into(),
             reason,
         };
-        let served = self.handler.serve(rmcp::transport::stdio()).await;
+        let tools = tools_of(self.models, self.builder);
+        let handler = Handler::new(&tools, &watch::Sender::new(0));
+        let served = handler.serve(rmcp::transport::stdio()).await;
         let service = served.map_err(|e| failed(e.to_string()))?;
         let ended = service.waiting().await;
         ended.map_err(|e| failed(e.to_string())).map(drop)
     }
+}
+
+fn tools_of(models: Models, builder: Option<ModelBuilder>) -> Arc<Tools> {
+    Arc::new(Tools {
+        models: match models {
+            Models::One(model, name) => Arc::new(One { name, model }),
+            Models::Many(models) => models,
+        },
+        builder,
+        verifying: Semaphore::new(1),
+    })
 }
 
 async fn check_key(State(key): State<ApiKey>, request: Request, next: Next) -> Response {

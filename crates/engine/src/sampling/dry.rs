@@ -6,6 +6,10 @@ use std::collections::{HashMap, HashSet};
 use serde::{Deserialize, Serialize};
 
 use super::params::within;
+use crate::{
+    Result,
+    tokenizer::{Specials, Tokenizer},
+};
 
 /// How to penalize the token that would make a repeated sequence longer: `multiplier · base ^ (length -
 /// allowed_length)` is taken from its logit, for sequences of at least `allowed_length` tokens.
@@ -53,14 +57,27 @@ impl Dry {
             .collect()
     }
 
-    pub(super) fn validate(&self) -> Result<(), String> {
-        within("dry's multiplier", self.multiplier, 0.0..=100.0)?;
-        within("dry's base", self.base, 1.0..=100.0)?;
+    /// The sequence breakers that `text` means to a model: each token with all of it inside, and its own
+    /// tokens where they are several.
+    pub(crate) fn breakers(tokenizer: &Tokenizer, text: &str) -> Result<Vec<Vec<u32>>> {
+        let ids = 0..u32::try_from(tokenizer.vocab_size()).unwrap_or(u32::MAX);
+        let vocabulary = ids.filter_map(|id| Some((id, tokenizer.token_bytes(id)?)));
+        let mut breakers = Self::tokens_with(text, vocabulary);
+        let own = tokenizer.encode(text, Specials::Plain)?;
+        if own.len() > 1 {
+            breakers.push(own);
+        }
+        Ok(breakers)
+    }
+
+    pub(super) fn validate(&self) -> std::result::Result<(), String> {
+        within("dry_multiplier", self.multiplier, 0.0..=100.0)?;
+        within("dry_base", self.base, 1.0..=100.0)?;
         if self.allowed_length == 0 {
-            return Err("dry's allowed_length is 0, expected at least 1".into());
+            return Err("dry_allowed_length is 0, expected at least 1".into());
         }
         if self.sequence_breakers.iter().any(Vec::is_empty) {
-            return Err("one of dry's sequence_breakers has no tokens".into());
+            return Err("dry_sequence_breakers: one has no tokens".into());
         }
         Ok(())
     }

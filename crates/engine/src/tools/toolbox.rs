@@ -80,6 +80,15 @@ impl ToolBox {
         entries.len() < before
     }
 
+    /// The tools that are there now, but for those of these names: a box of its own.
+    pub fn without(&self, names: &[&str]) -> ToolBox {
+        let others = |entry: &&Entry| !names.contains(&entry.name());
+        let entries = self.read(|entries| entries.iter().filter(others).cloned().collect());
+        ToolBox {
+            entries: Arc::new(RwLock::new(entries)),
+        }
+    }
+
     /// What the model is told of the tools; callbacks are not among them.
     pub fn definitions(&self) -> Vec<ToolDefinition> {
         let definition = |entry: &Entry| match entry {

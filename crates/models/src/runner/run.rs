@@ -1,8 +1,10 @@
 //! The one implementation of [`ModelRunner`].
 
+use std::collections::VecDeque;
+
 use biplane_backend::{Backend, MemoryStats, Tensor};
 
-use super::{ModelInfo, ModelRunner, SlotId, SpanOutput, StepPlan, Want};
+use super::{ModelInfo, ModelRunner, SlotId, SpanOutput, SpanPlan, StepPlan, Want};
 use crate::{Error, Model, Result, Step, kv_cache::SequenceCache, step::Span};
 
 /// Output of a step in flight.
@@ -77,7 +79,8 @@ pub(crate) struct Runner<B: Backend> {
     info: ModelInfo,
     eager: bool,
     slots: Vec<Option<SequenceCache<B>>>,
-    pending: Option<Pending<B::Tensor>>,
+    /// In their order; at most two.
+    pending: VecDeque<Pending<B::Tensor>>,
 }
 
 impl<B: Backend> Runner<B> {
@@ -88,7 +91,7 @@ impl<B: Backend> Runner<B> {
             info,
             eager,
             slots: Vec::new(),
-            pending: None,
+            pending: VecDeque::new(),
         }
     }
 
@@ -127,7 +130,7 @@ impl<B: Backend> Runner<B> {
 
     /// Refuses what cannot be computed, before anything changes.
     fn check(&self, plan: &StepPlan) -> Result<()> {
-        if self.pending.is_some() {
+        if !self.pending.is_empty() {
             return Err(Error::Request("a step is in flight already".into()));
         }
         if plan.spans.is_empty() {
@@ -162,7 +165,13 @@ impl<B: Backend> Runner<B> {
 
     /// The step itself. The caches are taken out of their slots, and come back only when all went
     /// well: after an error a lazy backend's tensors may hold anything.
-    fn run(&mut self, plan: &StepPlan) -> biplane_backend::Result<Pending<B::Tensor>> {
+    ///
+    /// `chosen` are token ids that only the device knows, in place of the plan's.
+    fn run(
+        &mut self,
+        plan: &StepPlan,
+        chosen: Option<B::Tensor>,
+    ) -> biplane_backend::Result<Pending<B::Tensor>> {
         let mut ids = Vec::new();
         let mut positions = Vec::new();
         let mut spans = Vec::new();
@@ -198,7 +207,10 @@ impl<B: Backend> Runner<B> {
         let mut step = Step {
             backend: &self.backend,
             dtype: self.info.dtype,
-            ids: self.backend.from_u32s(&ids, [ids.len()])?,
+            ids: match chosen {
+                Some(chosen) => chosen,
+                None => self.backend.from_u32s(&ids, [ids.len()])?,
+            },
             positions,
             spans,
             caches,
@@ -248,6 +260,37 @@ impl<B: Backend> Runner<B> {
             rows => x.take_rows(&self.backend.from_u32s(rows, [rows.len()])?)?,
         };
         self.model.norm(&x).map(Some)
+    }
+
+    /// The step in which every sequence of the one in flight goes on with the token it chooses.
+    fn next_plan(&self) -> Option<(StepPlan, B::Tensor)> {
+        let [pending] = self.pending.as_slices().0 else {
+            return None;
+        };
+        let chosen = pending.tokens.clone()?;
+        let goes_on = |slot: &SlotId| {
+            self.slot(*slot)
+                .is_ok_and(|cache| cache.len() < self.info.context_length)
+        };
+        let all = pending.wants.iter().all(|(want, _)| *want == Want::Argmax)
+            && pending.slots.iter().all(goes_on);
+        if !all || !self.backend.computes_beside() {
+            return None;
+        }
+        let span = |&slot: &SlotId| SpanPlan {
+            slot,
+            tokens: vec![0],
+            want: Want::Argmax,
+        };
+        let spans = pending.slots.iter().map(span).collect();
+        Some((StepPlan { spans }, chosen))
+    }
+
+    /// Closes the sequences of all steps in flight.
+    fn give_up(&mut self) {
+        for pending in std::mem::take(&mut self.pending) {
+            pending.slots.iter().for_each(|slot| self.close(*slot));
+        }
     }
 
     fn put_back(&mut self, plan: &StepPlan, caches: Vec<SequenceCache<B>>) {
@@ -312,17 +355,35 @@ impl<B: Backend> ModelRunner for Runner<B> {
 
     fn launch(&mut self, plan: &StepPlan) -> Result<()> {
         self.check(plan)?;
-        self.pending = Some(self.run(plan)?);
+        let pending = self.run(plan, None)?;
+        self.pending.push_back(pending);
         Ok(())
     }
 
+    fn launch_next(&mut self) -> Result<bool> {
+        let Some((plan, chosen)) = self.next_plan() else {
+            return Ok(false);
+        };
+        match self.run(&plan, Some(chosen)) {
+            Ok(pending) => {
+                self.pending.push_back(pending);
+                Ok(true)
+            }
+            Err(error) => {
+                self.give_up();
+                Err(error.into())
+            }
+        }
+    }
+
     fn collect(&mut self) -> Result<Vec<SpanOutput>> {
-        let Some(pending) = self.pending.take() else {
+        let Some(pending) = self.pending.pop_front() else {
             return Err(Error::Request("no step is in flight".into()));
         };
         let outputs = pending.outputs(&self.info);
         if outputs.is_err() {
-            pending.slots.iter().for_each(|slot| self.close(*slot));
+            self.pending.push_front(pending);
+            self.give_up();
         }
         outputs
     }

@@ -107,7 +107,7 @@ impl From<Error> for ApiError {
 
 /// The field that a message of the engine begins with, as `messages[2].content`.
 fn param_of(message: &str) -> Option<String> {
-    const KNOWN: [&str; 17] = [
+    const KNOWN: [&str; 21] = [
         "messages",
         "tools",
         "tool_choice",
@@ -119,6 +119,10 @@ fn param_of(message: &str) -> Option<String> {
         "repetition_penalty",
         "presence_penalty",
         "frequency_penalty",
+        "dry_multiplier",
+        "dry_base",
+        "dry_allowed_length",
+        "dry_sequence_breakers",
         "logit_bias",
         "logprobs",
         "seed",
@@ -134,6 +138,8 @@ fn param_of(message: &str) -> Option<String> {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = (self.status, Json(self.body())).into_response();
+        // Other APIs write the same in another shape.
+        response.extensions_mut().insert(self.clone());
         let headers = response.headers_mut();
         if let Some(seconds) = self.retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));

@@ -1,6 +1,8 @@
 //! A request's fields, read leniently: what is absent or null is not there, what is unknown does not
 //! matter, and what is wrong is named.
 
+use std::time::Duration;
+
 use axum::body::{Body, Bytes};
 use axum::http::StatusCode;
 use futures::StreamExt;
@@ -17,7 +19,7 @@ pub struct Fields(Map<String, Value>);
 impl Fields {
     /// Reads a request's body.
     pub async fn read(body: Body) -> Result<Self> {
-        Self::parse(&limited(body).await?)
+        Self::parse(&limited(body, limits::BODY_TIME).await?)
     }
 
     pub fn parse(bytes: &[u8]) -> Result<Self> {
@@ -168,26 +170,34 @@ pub fn tokens(value: &Value) -> Option<Vec<u32>> {
     value.as_array()?.iter().map(id).collect()
 }
 
-async fn limited(body: Body) -> Result<Bytes> {
+async fn limited(body: Body, time: Duration) -> Result<Bytes> {
     let mut stream = body.into_data_stream();
     let mut whole: Vec<u8> = Vec::new();
+    let mut come = 0;
     let read = async {
         while let Some(piece) = stream.next().await {
             let piece = piece.map_err(|e| ApiError::bad(format!("the body broke off: {e}")))?;
-            if whole.len() + piece.len() > limits::BODY {
-                return Err(ApiError::new(
-                    StatusCode::PAYLOAD_TOO_LARGE,
-                    "invalid_request_error",
-                    format!("the body is larger than {} MiB", limits::BODY >> 20),
-                )
-                .with_code("request_too_large"));
+            come += piece.len();
+            if come > limits::READ {
+                break;
+            }
+            if come > limits::BODY {
+                // Read all the same: who is still sending would not see the answer.
+                whole = Vec::new();
+                continue;
             }
             whole.extend_from_slice(&piece);
+        }
+        if come > limits::BODY {
+            let message = format!("the body is larger than {} MiB", limits::BODY >> 20);
+            let status = StatusCode::PAYLOAD_TOO_LARGE;
+            let error = ApiError::new(status, "invalid_request_error", message);
+            return Err(error.with_code("request_too_large"));
         }
         Ok(())
     };
     let late = || {
-        let seconds = limits::BODY_TIME.as_secs();
+        let seconds = time.as_secs();
         let message = format!("the body took longer than {seconds} s to come");
         ApiError::new(
             StatusCode::REQUEST_TIMEOUT,
@@ -195,7 +205,7 @@ async fn limited(body: Body) -> Result<Bytes> {
             message,
         )
     };
-    tokio::time::timeout(limits::BODY_TIME, read)
+    tokio::time::timeout(time, read)
         .await
         .map_err(|_| late())??;
     Ok(whole.into())
@@ -246,6 +256,14 @@ mod tests {
         ] {
             assert!(fields(json!({"x": asking})).refuse("x", "no").is_err());
         }
+    }
+
+    #[tokio::test]
+    async fn a_body_that_does_not_come_is_given_up() {
+        let begin = futures::stream::iter([Ok::<_, std::io::Error>(Bytes::from_static(b"{"))]);
+        let body = Body::from_stream(begin.chain(futures::stream::pending()));
+        let error = limited(body, Duration::from_millis(20)).await.unwrap_err();
+        assert_eq!(error.status, StatusCode::REQUEST_TIMEOUT);
     }
 
     #[test]

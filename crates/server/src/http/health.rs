@@ -1,5 +1,7 @@
 //! Whether the server lives, and whether it can be asked.
 
+use std::time::Duration;
+
 use axum::{
     Json,
     extract::State,
@@ -10,6 +12,8 @@ use serde_json::{Value, json};
 
 use super::{
     Shared,
+    error::ApiError,
+    limits,
     state::{App, Phase},
 };
 
@@ -24,10 +28,13 @@ pub async fn health(State(app): State<Shared>) -> Response {
     response
 }
 
-/// The same, also 503 as soon as the server is told to end.
+/// Whether requests are taken: also 503 as soon as the server is told to end.
 pub async fn ready(State(app): State<Shared>) -> Response {
     match app.model() {
-        Ok(_) => Json(json!({"status": "ready"})).into_response(),
+        Ok(model) => match hangs(model.metrics().silent_for) {
+            Some(message) => ApiError::unavailable(message, "engine_silent", 5).into_response(),
+            None => Json(json!({"status": "ready"})).into_response(),
+        },
         Err(error) => error.into_response(),
     }
 }
@@ -43,7 +50,40 @@ fn state(app: &App) -> (StatusCode, Value) {
             AWAY,
             json!({"status": "error", "message": "the engine has stopped by a fault; restart the server"}),
         ),
-        Phase::Ready(_) if app.is_draining() => (StatusCode::OK, json!({"status": "draining"})),
-        Phase::Ready(_) => (StatusCode::OK, json!({"status": "ok"})),
+        Phase::Ready(model) => {
+            let silent = model.metrics().silent_for;
+            match hangs(silent) {
+                Some(message) => (
+                    AWAY,
+                    json!({"status": "error", "silent_seconds": silent.as_secs(), "message": message}),
+                ),
+                None if app.is_draining() => (StatusCode::OK, json!({"status": "draining"})),
+                None => (StatusCode::OK, json!({"status": "ok"})),
+            }
+        }
+    }
+}
+
+/// What is said of an engine that has work and has given no sign of life for too long.
+fn hangs(silent: Duration) -> Option<String> {
+    (silent >= limits::SILENT).then(|| {
+        format!(
+            "the engine has work, but no step has begun for {} s; restart the server if it goes on",
+            silent.as_secs()
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_engine_that_is_silent_for_long_hangs() {
+        for alive in [Duration::ZERO, limits::SILENT - Duration::from_millis(1)] {
+            assert_eq!(hangs(alive), None);
+        }
+        let said = hangs(limits::SILENT + Duration::from_millis(12_500)).unwrap();
+        assert!(said.contains("for 42 s"), "{said}");
     }
 }

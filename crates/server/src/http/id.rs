@@ -22,6 +22,10 @@ static SEED: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
 const HEADER: HeaderName = HeaderName::from_static("x-request-id");
 
+/// A request's id, as handlers may ask for it.
+#[derive(Clone)]
+pub struct RequestId(pub HeaderValue);
+
 /// A name that no other has, as `chatcmpl-1f…`.
 pub fn new(prefix: &str) -> String {
     let n = NEXT.fetch_add(1, Relaxed);
@@ -37,7 +41,7 @@ pub fn now() -> u64 {
 }
 
 /// Gives each request an id, its client's where that is decent, and notes how it ended.
-pub async fn request(request: Request, next: Next) -> Response {
+pub async fn request(mut request: Request, next: Next) -> Response {
     let given = request.headers().get(HEADER).filter(|value| {
         let decent = |b: &u8| b.is_ascii_graphic();
         !value.is_empty() && value.len() <= 128 && value.as_bytes().iter().all(decent)
@@ -45,6 +49,9 @@ pub async fn request(request: Request, next: Next) -> Response {
     let id = given
         .cloned()
         .or_else(|| HeaderValue::from_str(&new("req-")).ok());
+    if let Some(id) = &id {
+        request.extensions_mut().insert(RequestId(id.clone()));
+    }
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let start = Instant::now();
     let mut response = next.run(request).await;

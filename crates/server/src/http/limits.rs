@@ -15,6 +15,8 @@ use tokio::{
 
 /// Most bytes of a body.
 pub const BODY: usize = 32 << 20;
+/// Most bytes that are read of a larger one before it is refused.
+pub const READ: usize = 256 << 20;
 /// How long a body may take to come.
 pub const BODY_TIME: Duration = Duration::from_secs(30);
 /// How long a request's head may take to come.
@@ -23,14 +25,27 @@ pub const HEAD_TIME: Duration = Duration::from_secs(10);
 pub const STALLED: Duration = Duration::from_secs(30);
 /// How long running answers may go on when the server is told to end.
 pub const DRAIN: Duration = Duration::from_secs(30);
+/// How long an engine with work may give no sign of life.
+pub const SILENT: Duration = Duration::from_secs(30);
 /// Silence in a stream until a comment says that the server is still there.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// Most answers to one request.
 pub const CHOICES: usize = 8;
+/// Most log probabilities beside each token's own; the engine's limit too.
+pub const LOGPROBS: usize = 20;
+/// Most texts that no repetition goes across.
+pub const BREAKERS: usize = 16;
+/// Most bytes of one.
+pub const BREAKER: usize = 64;
 /// Most prompts of a request for completions.
 pub const PROMPTS: usize = 64;
 /// Most texts of a request for embeddings.
 pub const TEXTS: usize = 2048;
+
+/// Most responses that later ones can continue.
+pub const KEPT: usize = 1024;
+/// Most bytes of their conversations.
+pub const KEPT_BYTES: usize = 64 << 20;
 
 /// A connection that fails when its reader takes nothing for too long.
 pub struct Patient<S> {

@@ -1,6 +1,6 @@
 //! Connections, and the server's end.
 
-use std::{future::Future, pin::pin};
+use std::{future::Future, pin::pin, time::Duration};
 
 use hyper::server::conn::http1;
 use hyper_util::{
@@ -14,14 +14,23 @@ use super::{Shared, limits, router};
 
 /// Serves until `stop` ends; then running answers may end too, but not for long.
 pub async fn serve(listener: TcpListener, app: Shared, stop: impl Future<Output = ()>) {
-    let service = router(app.clone());
+    serve_router(listener, router(app.clone()), app, stop).await;
+}
+
+/// As [`serve`], other routes.
+pub async fn serve_router(
+    listener: TcpListener,
+    service: axum::Router,
+    app: Shared,
+    stop: impl Future<Output = ()>,
+) {
     let graceful = GracefulShutdown::new();
     let mut stop = pin!(stop);
     loop {
         tokio::select! {
             () = &mut stop => break,
             stream = accept(&listener) => {
-                let connection = connection(stream, &service);
+                let connection = connection(stream, &service, limits::HEAD_TIME);
                 let connection = graceful.watch(connection);
                 tokio::spawn(async move {
                     if let Err(error) = connection.await {
@@ -38,7 +47,7 @@ pub async fn serve(listener: TcpListener, app: Shared, stop: impl Future<Output 
             _ = &mut drained => break,
             // Whoever comes now is told that the server ends.
             stream = accept(&listener) => {
-                tokio::spawn(connection(stream, &service));
+                tokio::spawn(connection(stream, &service, limits::HEAD_TIME));
             }
         }
     }
@@ -52,7 +61,7 @@ async fn accept(listener: &TcpListener) -> TcpStream {
             Err(error) => {
                 tracing::warn!("a connection could not be accepted: {error}");
                 // Without open files to spare the same would come at once again.
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
     }
@@ -61,13 +70,13 @@ async fn accept(listener: &TcpListener) -> TcpStream {
 type Connection =
     http1::Connection<TokioIo<limits::Patient<TcpStream>>, TowerToHyperService<axum::Router>>;
 
-fn connection(stream: TcpStream, service: &axum::Router) -> Connection {
+fn connection(stream: TcpStream, service: &axum::Router, head: Duration) -> Connection {
     // Tokens are small and should not wait for each other.
     let _ = stream.set_nodelay(true);
     let stream = limits::Patient::new(stream, limits::STALLED);
     http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(limits::HEAD_TIME)
+        .header_read_timeout(head)
         .serve_connection(
             TokioIo::new(stream),
             TowerToHyperService::new(service.clone()),
@@ -97,4 +106,25 @@ async fn asked() {
         }
     }
     let _ = interrupt.await;
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_head_that_does_not_end_closes_the_connection() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut client = TcpStream::connect(address).await.unwrap();
+        client.write_all(b"GET / HTTP/1.1\r\nHost: ").await.unwrap();
+        let stream = accept(&listener).await;
+        let served = connection(stream, &axum::Router::new(), Duration::from_millis(20)).await;
+        assert!(served.unwrap_err().is_timeout());
+        let mut said = Vec::new();
+        client.read_to_end(&mut said).await.unwrap();
+        assert!(!said.starts_with(b"HTTP/1.1 2"), "{said:?}");
+    }
 }

@@ -7,13 +7,16 @@ mod health;
 mod id;
 mod limits;
 mod listen;
+pub mod mcp;
 mod metrics;
 mod openai;
+mod openapi;
 mod page;
 mod responses;
 mod security;
 mod sse;
 mod state;
+mod tool_runs;
 
 use axum::{
     Router, middleware,
@@ -43,16 +46,20 @@ pub fn router(app: Shared) -> Router {
         .route("/metrics", get(metrics::handle))
         .route("/v1/models", get(openai::models::list))
         .route("/v1/models/{*id}", get(openai::models::one))
+        .route("/v1/mcp/servers", get(mcp::servers))
+        .route_service("/mcp", mcp::service(&app))
         .layer(middleware::from_fn_with_state(app.clone(), security::key));
     let open = Router::new()
         .route("/health", get(health::health))
-        .route("/ready", get(health::ready));
+        .route("/ready", get(health::ready))
+        .route("/openapi.json", get(openapi::handle));
     page::routes(open)
         .merge(guarded)
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn_with_state(app.clone(), security::place))
         .layer(CatchPanicLayer::custom(panicked))
+        .layer(middleware::from_fn(anthropic::shape))
         .layer(middleware::from_fn(id::request))
         .with_state(app)
 }

@@ -55,15 +55,18 @@ pub async fn place(State(app): State<Shared>, request: Request, next: Next) -> R
         headers.insert(header::VARY, fixed("origin"));
         headers.insert(
             header::ACCESS_CONTROL_ALLOW_METHODS,
-            fixed("GET, POST, OPTIONS"),
+            fixed("GET, POST, DELETE, OPTIONS"),
         );
         headers.insert(
             header::ACCESS_CONTROL_ALLOW_HEADERS,
-            fixed("authorization, content-type, x-api-key, x-request-id"),
+            fixed(
+                "authorization, content-type, x-api-key, x-request-id, last-event-id, mcp-session-id, \
+                 mcp-protocol-version, mcp-method, mcp-name",
+            ),
         );
         headers.insert(
             header::ACCESS_CONTROL_EXPOSE_HEADERS,
-            fixed("retry-after, x-request-id"),
+            fixed("retry-after, x-request-id, mcp-session-id"),
         );
     }
     response
@@ -107,22 +110,21 @@ impl Security {
             return Ok(None);
         };
         let name = String::from_utf8_lossy(origin.as_bytes());
-        if self
-            .origins
-            .iter()
-            .any(|o| o == "*" || o.eq_ignore_ascii_case(&name))
-        {
+        if self.origins.iter().any(|o| o.eq_ignore_ascii_case(&name)) {
             return Ok(Some(origin.clone()));
         }
         let own = name.split_once("://").is_some_and(|(scheme, place)| {
             matches!(scheme, "http" | "https") && place.eq_ignore_ascii_case(&host)
         });
+        let message = match &*name {
+            "null" => {
+                "pages without an origin, as files, may not ask; serve them over HTTP".to_owned()
+            }
+            _ => format!("pages of {name} may not ask; start the server with --cors-origin {name}"),
+        };
         match own {
             true => Ok(None),
-            false => refuse(
-                format!("pages of {name} may not ask; start the server with --cors-origin {name}"),
-                "wrong_origin",
-            ),
+            false => refuse(message, "wrong_origin"),
         }
     }
 }

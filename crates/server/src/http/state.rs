@@ -7,7 +7,7 @@ use std::sync::{
 
 use biplane::Model;
 
-use super::{Security, error::ApiError, id};
+use super::{Security, error::ApiError, id, mcp::Mcp, responses::Store};
 
 /// What all handlers share.
 pub type Shared = Arc<App>;
@@ -20,6 +20,10 @@ pub struct App {
     pub security: Security,
     /// When the server started, in seconds since 1970.
     pub started: u64,
+    /// MCP servers, and the tools that are run for the model.
+    pub mcp: Mcp,
+    /// What later responses may continue.
+    pub responses: Store,
     phase: RwLock<Phase>,
     draining: AtomicBool,
 }
@@ -41,6 +45,8 @@ impl App {
             name,
             security,
             started: id::now(),
+            mcp: Mcp::default(),
+            responses: Store::default(),
             phase: RwLock::new(Phase::Loading {
                 progress: None,
                 message: "finding the model".into(),
@@ -73,6 +79,7 @@ impl App {
     /// From now on nothing new is begun.
     pub fn drain(&self) {
         self.draining.store(true, Relaxed);
+        self.mcp.close();
     }
 
     pub fn is_draining(&self) -> bool {

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::{
-    ChatMessage, ChatRequest, Constraint, Message, Request, RequestBuilder, SamplingChanges,
+    ChatMessage, ChatRequest, Constraint, Dry, Message, Request, RequestBuilder, SamplingChanges,
     SamplingParams,
     tools::{ToolChoice, ToolDefinition},
 };
@@ -163,11 +163,22 @@ fn the_builder_changes_what_is_recommended_or_its_own() {
     };
     let builder = RequestBuilder::new().set_sampler_topp(1.0).set_seed(7);
     let changes = builder.clone().build().sampling.unwrap();
-    let applied = changes.apply(recommended);
+    let applied = changes.apply(recommended.clone());
     assert_eq!(
         (applied.temperature, applied.top_p, applied.seed),
         (0.6, 1.0, Some(7))
     );
+    let window = |tokens| {
+        let changes = SamplingChanges {
+            repetition_window: Some(tokens),
+            dry: Some(Dry::default()),
+            ..SamplingChanges::default()
+        };
+        changes.apply(recommended.clone())
+    };
+    assert_eq!(window(3).repetition_window, Some(3));
+    assert_eq!(window(usize::MAX).repetition_window, None);
+    assert_eq!(window(0).dry, Some(Dry::default()));
     let own = builder.set_deterministic_sampler().set_seed(9).build();
     assert_eq!(own.sampling, None);
     assert_eq!(

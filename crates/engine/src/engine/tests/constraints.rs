@@ -92,6 +92,31 @@ fn answers_keep_their_form_in_any_company() {
 }
 
 #[test]
+fn a_constraint_that_explodes_fails_alone() {
+    let vocabulary = vocabulary();
+    let bomb = "(((((a{9,999}){9,999}){9,999}){9,999}){9,999})";
+    let bomb = constrained(2, Constraint::Regex(bomb.into()));
+    let mut requests = vec![request(1, 20, 60), bomb];
+    let want = solo(&vocabulary, None, &requests[..1]);
+    for together in [true, false] {
+        let mut bench = Bench::new(&vocabulary, None, EngineConfig::default());
+        let answers = bench.answers(&requests);
+        let failed = answers.last().unwrap();
+        assert!(
+            matches!(&failed.end, Some(Err(e)) if e.contains("too complex")),
+            "{failed:?}"
+        );
+        if together {
+            assert_alike(&answers[..1], &want);
+            requests.remove(0);
+        }
+        // And the engine goes on.
+        assert_alike(&bench.answers(&[request(1, 20, 60)]), &want);
+        bench.nothing_leaks();
+    }
+}
+
+#[test]
 fn what_is_forced_takes_no_steps() {
     let vocabulary = vocabulary();
     let text = "all of this must be said word for word";

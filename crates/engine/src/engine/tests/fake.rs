@@ -1,5 +1,6 @@
 //! A model that is a hash of its tokens, with the runner's rules.
 
+use std::collections::VecDeque;
 use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering::Relaxed},
@@ -7,7 +8,7 @@ use std::sync::{
 
 use biplane_backend::{DType, Device, MemoryStats};
 use biplane_models::{
-    CacheSpec, Error, ModelInfo, ModelRunner, Result, SlotId, SpanOutput, StepPlan, Want,
+    CacheSpec, Error, ModelInfo, ModelRunner, Result, SlotId, SpanOutput, SpanPlan, StepPlan, Want,
 };
 
 pub const VOCAB: usize = 512;
@@ -26,6 +27,8 @@ const ROLLBACK: usize = 64;
 pub struct Watch {
     pub open: AtomicUsize,
     pub most_bytes: AtomicUsize,
+    /// Steps started before the earlier one was looked at.
+    pub ahead: AtomicUsize,
 }
 
 pub struct FakeRunner {
@@ -35,7 +38,10 @@ pub struct FakeRunner {
     right: u64,
     slots: Vec<Option<Vec<u32>>>,
     ids: Vec<SlotId>,
-    pending: Vec<SpanOutput>,
+    /// Steps in flight: what they give, and of which sequences.
+    pending: VecDeque<(Vec<SpanOutput>, Vec<SlotId>)>,
+    /// Whether steps may be started before earlier ones are looked at.
+    pub runs_ahead: bool,
     watch: Arc<Watch>,
 }
 
@@ -68,7 +74,8 @@ impl FakeRunner {
             right,
             slots: Vec::new(),
             ids: Vec::new(),
-            pending: Vec::new(),
+            pending: VecDeque::new(),
+            runs_ahead: true,
             watch: Arc::clone(&watch),
         };
         (runner, watch)
@@ -190,6 +197,50 @@ impl ModelRunner for FakeRunner {
     }
 
     fn launch(&mut self, plan: &StepPlan) -> Result<()> {
+        assert!(self.pending.is_empty(), "a step is in flight");
+        self.begin(plan)
+    }
+
+    fn launch_next(&mut self) -> Result<bool> {
+        let [(outputs, slots)] = self.pending.make_contiguous() else {
+            return Ok(false);
+        };
+        let spans = slots
+            .iter()
+            .zip(outputs)
+            .map(|(slot, output)| match output {
+                SpanOutput::Token(token) => Some(SpanPlan {
+                    slot: *slot,
+                    tokens: vec![*token],
+                    want: Want::Argmax,
+                }),
+                _ => None,
+            });
+        let Some(spans) = spans.collect::<Option<Vec<_>>>() else {
+            return Ok(false);
+        };
+        if !self.runs_ahead || spans.iter().any(|s| self.len(s.slot) == CONTEXT) {
+            return Ok(false);
+        }
+        self.watch.ahead.fetch_add(1, Relaxed);
+        self.begin(&StepPlan { spans })?;
+        Ok(true)
+    }
+
+    fn collect(&mut self) -> Result<Vec<SpanOutput>> {
+        match self.pending.pop_front() {
+            Some((outputs, _)) => Ok(outputs),
+            None => Err(Error::Request("no step is in flight".into())),
+        }
+    }
+
+    fn memory(&self) -> MemoryStats {
+        MemoryStats::default()
+    }
+}
+
+impl FakeRunner {
+    fn begin(&mut self, plan: &StepPlan) -> Result<()> {
         let mut outputs = Vec::new();
         for span in &plan.spans {
             assert!(!span.tokens.is_empty());
@@ -226,15 +277,8 @@ impl ModelRunner for FakeRunner {
             .map(|t| t.len() * BYTES_PER_TOKEN)
             .sum();
         self.watch.most_bytes.fetch_max(bytes, Relaxed);
-        self.pending = outputs;
+        let slots = plan.spans.iter().map(|span| span.slot).collect();
+        self.pending.push_back((outputs, slots));
         Ok(())
-    }
-
-    fn collect(&mut self) -> Result<Vec<SpanOutput>> {
-        Ok(std::mem::take(&mut self.pending))
-    }
-
-    fn memory(&self) -> MemoryStats {
-        MemoryStats::default()
     }
 }

@@ -18,7 +18,7 @@ pub(super) struct Cache {
     /// The folder of all models.
     pub root: PathBuf,
     /// The model's folder.
-    repo: PathBuf,
+    pub(super) repo: PathBuf,
 }
 
 impl Cache {
@@ -33,7 +33,7 @@ impl Cache {
     }
 
     /// The commit that a revision was when it was last seen.
-    fn commit(&self, revision: &str) -> Option<String> {
+    pub(super) fn commit(&self, revision: &str) -> Option<String> {
         if is_commit(revision) {
             return Some(revision.to_owned());
         }
@@ -142,7 +142,7 @@ impl Cache {
 }
 
 /// The files below a folder; links that lead nowhere are none.
-fn list(dir: &Path, prefix: &str, files: &mut Files) {
+pub(super) fn list(dir: &Path, prefix: &str, files: &mut Files) {
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         let Ok(name) = entry.file_name().into_string() else {
             continue;

@@ -202,7 +202,7 @@ fn fitting<'a>(quant: &str, models: &[&'a str]) -> Vec<&'a str> {
 }
 
 /// `name-00001-of-00003.gguf`
-fn is_split(path: &str) -> bool {
+pub(super) fn is_split(path: &str) -> bool {
     let stem = file_name(path)
         .rsplit_once('.')
         .map_or("", |(stem, _)| stem);
@@ -214,7 +214,7 @@ fn is_split(path: &str) -> bool {
 }
 
 /// The quantization in a file's name, by which it may be asked for.
-fn label(path: &str) -> &str {
+pub(super) fn label(path: &str) -> &str {
     let name = file_name(path);
     let stem = name.rsplit_once('.').map_or(name, |(stem, _)| stem);
     stem.rsplit(['-', '.']).next().unwrap_or(stem)

@@ -73,6 +73,12 @@ impl Hub {
         })
     }
 
+    /// What asks, the hub's URL, and whether there is a token.
+    pub(super) fn parts(&self) -> (reqwest::Client, &str, bool) {
+        let api = &self.api;
+        (api.http.clone(), &api.endpoint, api.token.is_some())
+    }
+
     /// The commit that a revision is.
     pub(super) fn commit(&self, revision: Option<&str>) -> Result<String> {
         #[derive(Deserialize)]
@@ -315,7 +321,7 @@ pub(super) fn runtime() -> std::io::Result<Runtime> {
 }
 
 /// The innermost error's text: the outer ones only say that a request failed.
-fn root_cause(error: &dyn std::error::Error) -> String {
+pub(super) fn root_cause(error: &dyn std::error::Error) -> String {
     let mut cause = error.source();
     let mut text = error.to_string();
     while let Some(inner) = cause {

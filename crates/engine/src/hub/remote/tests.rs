@@ -183,7 +183,7 @@ fn refusals_say_what_to_do() {
     );
     let missing = error(Trouble::None, "org/name-1").to_string();
     assert!(
-        missing.contains("did you mean org/name-2, org/names or else/name?"),
+        missing.contains("did you mean org/name-2 or org/names?"),
         "{missing}"
     );
     let missing = error(Trouble::Status(404, ""), "org/name");

@@ -1,267 +1,84 @@
-//! What the server's tools do.
+//! The server as a client's session sees it.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU8, Ordering::Relaxed},
+};
 
 use rmcp::{
     ErrorData, RoleServer, ServerHandler,
     model::{
-        CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, Implementation,
-        ListResourcesResult, ListToolsResult, PaginatedRequestParams, ProgressNotificationParam,
-        ReadResourceRequestParams, ReadResourceResponse, ReadResourceResult, Resource,
-        ResourceContents, ServerCapabilities, ServerConfig, Tool,
+        CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock,
+        GetPromptRequestParams, GetPromptResponse, GetPromptResult, Implementation,
+        ListPromptsResult, ListResourcesResult, ListToolsResult, PaginatedRequestParams, Prompt,
+        PromptArgument, PromptMessage, ReadResourceRequestParams, ReadResourceResponse,
+        ReadResourceResult, Resource, ResourceContents, Role, ServerCapabilities, ServerConfig,
     },
     service::RequestContext,
 };
-use schemars::JsonSchema;
-use serde::{Deserialize, de::DeserializeOwned};
-use serde_json::{Value, json};
+use serde_json::Value;
+use tokio::sync::watch;
 
-use crate::{
-    ChatEvent, ChatRequest, Event, Message, Model, Pooling, Request, Result, SamplingChanges,
-    tools::{Delta, schema_of},
+use super::{
+    session::{SILENT, Session},
+    tools::{self, Tools},
 };
+use crate::Message;
 
+/// The card of the first model.
 const CARD: &str = "biplane://model";
+/// What the address of any model's card begins with.
+const CARDS: &str = "biplane://models/";
+/// The prompt that shows the chat template.
+const TEMPLATE: &str = "chat_template";
 
-/// Tokens of an answer where nothing else is asked.
-const TOKENS: usize = 1024;
-
-#[derive(Clone, Debug)]
 pub(super) struct Handler {
-    model: Model,
-    pub name: String,
+    tools: Arc<Tools>,
+    /// Calls under way, of all sessions.
+    active: watch::Sender<usize>,
+    /// The least level that this session's client wants to read.
+    level: AtomicU8,
 }
 
-/// How to generate.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct Chat {
-    /// The conversation so far, ending with what is to be answered.
-    messages: Vec<ChatLine>,
-    /// Most tokens of the answer; 1024 by default.
-    max_tokens: Option<usize>,
-    /// 0 for the most likely answer; what the model recommends by default.
-    temperature: Option<f32>,
-    /// The same seed gives the same answer.
-    seed: Option<u64>,
-}
-
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct ChatLine {
-    /// system, user or assistant.
-    role: String,
-    content: String,
-}
-
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct Complete {
-    /// The text to go on with.
-    prompt: String,
-    /// Most tokens to add; 1024 by default.
-    max_tokens: Option<usize>,
-    /// 0 for the most likely text; what the model recommends by default.
-    temperature: Option<f32>,
-    /// The same seed gives the same text.
-    seed: Option<u64>,
-}
-
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct Embed {
-    texts: Vec<String>,
-}
-
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct Tokenize {
-    text: String,
-}
-
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct Nothing {}
+type Answer<T> = Result<T, ErrorData>;
 
 impl Handler {
-    pub fn new(model: Model, name: String) -> Self {
-        Handler { model, name }
-    }
-
-    fn card(&self) -> Value {
-        let info = self.model.info();
-        json!({
-            "id": self.name,
-            "architecture": info.architecture,
-            "backend": info.backend,
-            "device": format!("{:?}", info.device),
-            "dtype": format!("{:?}", info.dtype),
-            "context_length": info.context_length,
-            "parameters": info.parameters,
-            "vocab_size": info.vocab_size,
-        })
-    }
-
-    /// Runs a tool; `None` where there is none of the name.
-    async fn run(&self, name: &str, arguments: Value, progress: &Progress<'_>) -> Option<Outcome> {
-        Some(match name {
-            "chat" => match read(arguments) {
-                Ok(chat) => self.chat(chat, progress).await.map_err(|e| e.to_string()),
-                Err(error) => Err(error),
-            },
-            "complete" => match read(arguments) {
-                Ok(chat) => self
-                    .complete(chat, progress)
-                    .await
-                    .map_err(|e| e.to_string()),
-                Err(error) => Err(error),
-            },
-            "embed" => match read::<Embed>(arguments) {
-                Ok(Embed { texts }) => {
-                    let vectors = self.model.embed(&texts, Pooling::default()).await;
-                    let vectors = vectors.map_err(|e| e.to_string());
-                    vectors.map(|vectors| json!({"embeddings": vectors}))
-                }
-                Err(error) => Err(error),
-            },
-            "tokenize" => read::<Tokenize>(arguments).and_then(|Tokenize { text }| {
-                let tokens = self.model.prompt_tokens(&text).map_err(|e| e.to_string())?;
-                Ok(json!({"tokens": tokens, "count": tokens.len()}))
-            }),
-            "list_models" => read::<Nothing>(arguments).map(|_| json!({"models": [self.card()]})),
-            _ => return None,
-        })
-    }
-
-    async fn chat(&self, chat: Chat, progress: &Progress<'_>) -> Result<Value> {
-        let lines = chat.messages.into_iter();
-        let messages: Vec<Message> = lines.map(|m| Message::new(m.role, m.content)).collect();
-        let request = ChatRequest {
-            generation: generation(chat.max_tokens, Vec::new()),
-            sampling: Some(SamplingChanges {
-                temperature: chat.temperature,
-                seed: chat.seed,
-                ..SamplingChanges::default()
-            }),
-            ..ChatRequest::new(messages)
-        };
-        let mut stream = self.model.stream_chat_request(request).await?;
-        let mut text = String::new();
-        let mut made = 0;
-        let mut take = |deltas: Vec<Delta>| {
-            for delta in deltas {
-                if let Delta::Content(more) = delta {
-                    text.push_str(&more);
-                }
-            }
-        };
-        while let Some(event) = stream.next().await {
-            match event {
-                ChatEvent::Token { deltas, .. } => {
-                    take(deltas);
-                    made += 1;
-                    progress.tell(made).await;
-                }
-                ChatEvent::Round { deltas } => take(deltas),
-                ChatEvent::ToolResult(_) => {}
-                ChatEvent::Done {
-                    deltas,
-                    reason,
-                    timings,
-                } => {
-                    take(deltas);
-                    return Ok(json!({
-                        "text": text,
-                        "finish_reason": format!("{reason:?}"),
-                        "prompt_tokens": timings.prompt_tokens,
-                        "generated_tokens": timings.generated_tokens,
-                    }));
-                }
-                ChatEvent::Failed(error) => return Err(error),
-            }
-        }
-        Err(crate::Error::Stopped("an answer had no end".into()))
-    }
-
-    async fn complete(&self, asked: Complete, progress: &Progress<'_>) -> Result<Value> {
-        let changes = SamplingChanges {
-            temperature: asked.temperature,
-            seed: asked.seed,
-            ..SamplingChanges::default()
-        };
-        let tokens = self.model.prompt_tokens(&asked.prompt)?;
-        let mut request = generation(asked.max_tokens, tokens);
-        request.sampling = changes.apply(self.model.default_sampling());
-        let mut events = self.model.submit(request)?;
-        let mut text = String::new();
-        let mut made = 0;
-        while let Some(event) = events.recv().await {
-            match event {
-                Event::Prompt(_) => {}
-                Event::Token { text: more, .. } => {
-                    text.push_str(&more);
-                    made += 1;
-                    progress.tell(made).await;
-                }
-                Event::Done {
-                    text: rest,
-                    reason,
-                    timings,
-                } => {
-                    text.push_str(&rest);
-                    return Ok(json!({
-                        "text": text,
-                        "finish_reason": format!("{reason:?}"),
-                        "prompt_tokens": timings.prompt_tokens,
-                        "generated_tokens": timings.generated_tokens,
-                    }));
-                }
-                Event::Failed(error) => return Err(error),
-            }
-        }
-        Err(crate::Error::Stopped("an answer had no end".into()))
-    }
-}
-
-type Outcome = std::result::Result<Value, String>;
-
-fn generation(max_tokens: Option<usize>, tokens: Vec<u32>) -> Request {
-    Request {
-        max_tokens: Some(max_tokens.unwrap_or(TOKENS)),
-        ..Request::new(tokens)
-    }
-}
-
-fn read<T: DeserializeOwned>(arguments: Value) -> std::result::Result<T, String> {
-    serde_json::from_value(arguments).map_err(|e| format!("the arguments are wrong: {e}"))
-}
-
-/// Tells who asked how many tokens there are.
-struct Progress<'a>(&'a RequestContext<RoleServer>);
-
-impl Progress<'_> {
-    async fn tell(&self, made: usize) {
-        if let Some(token) = self.0.meta.get_progress_token() {
-            let progress = ProgressNotificationParam::new(token, made as f64);
-            let _ = self.0.peer.notify_progress(progress).await;
+    /// A session's.
+    pub fn new(tools: &Arc<Tools>, active: &watch::Sender<usize>) -> Self {
+        Handler {
+            tools: Arc::clone(tools),
+            active: active.clone(),
+            level: AtomicU8::new(SILENT),
         }
     }
 }
 
-fn tool<T: JsonSchema>(name: &'static str, description: &'static str) -> Tool {
-    let schema = match schema_of::<T>() {
-        Value::Object(schema) => schema,
-        _ => serde_json::Map::new(),
-    };
-    Tool::new(name, description, Arc::new(schema))
+/// A call under way.
+struct Active<'a>(&'a watch::Sender<usize>);
+
+impl<'a> Active<'a> {
+    fn new(count: &'a watch::Sender<usize>) -> Self {
+        count.send_modify(|n| *n += 1);
+        Active(count)
+    }
+}
+
+impl Drop for Active<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|n| *n = n.saturating_sub(1));
+    }
 }
 
 impl ServerHandler for Handler {
-    #[expect(deprecated, reason = "clients of today's protocol set a level")]
+    #[expect(
+        deprecated,
+        reason = "clients of the protocol with a handshake set a level"
+    )]
     fn get_info(&self) -> ServerConfig {
         let capabilities = ServerCapabilities::builder()
             .enable_tools()
             .enable_resources()
+            .enable_prompts()
             .enable_logging()
             .build();
         let me = Implementation::new("biplane", env!("CARGO_PKG_VERSION"));
@@ -272,35 +89,34 @@ impl ServerHandler for Handler {
         &self,
         _: Option<PaginatedRequestParams>,
         _: RequestContext<RoleServer>,
-    ) -> std::result::Result<ListToolsResult, ErrorData> {
-        Ok(ListToolsResult::with_all_items(vec![
-            tool::<Chat>("chat", "Answers a conversation."),
-            tool::<Complete>("complete", "Goes on with a text."),
-            tool::<Embed>(
-                "embed",
-                "Vectors of texts: the more alike, the larger their product.",
-            ),
-            tool::<Tokenize>("tokenize", "The model's tokens of a text."),
-            tool::<Nothing>("list_models", "The models that are served."),
-        ]))
+    ) -> Answer<ListToolsResult> {
+        Ok(ListToolsResult::with_all_items(tools::list()))
     }
 
     async fn call_tool(
         &self,
         request: CallToolRequestParams,
         context: RequestContext<RoleServer>,
-    ) -> std::result::Result<CallToolResponse, ErrorData> {
+    ) -> Answer<CallToolResponse> {
+        let _active = Active::new(&self.active);
         let arguments = Value::Object(request.arguments.unwrap_or_default());
-        let progress = Progress(&context);
+        let session = Session::new(&context, &self.level);
         let outcome = tokio::select! {
             () = context.ct.cancelled() => Some(Err("it was cancelled".into())),
-            outcome = self.run(&request.name, arguments, &progress) => outcome,
+            outcome = self.tools.run(&request.name, arguments, &session) => outcome,
         };
+        let name = &request.name;
         match outcome {
-            Some(Ok(value)) => Ok(CallToolResult::structured(value).into()),
-            Some(Err(reason)) => Ok(CallToolResult::error(vec![ContentBlock::text(reason)]).into()),
+            Some(Ok(value)) => {
+                session.log(false, format!("{name} was run")).await;
+                Ok(CallToolResult::structured(value).into())
+            }
+            Some(Err(reason)) => {
+                session.log(true, format!("{name} failed: {reason}")).await;
+                Ok(CallToolResult::error(vec![ContentBlock::text(reason)]).into())
+            }
             None => {
-                let reason = format!("there is no tool {:?}", request.name);
+                let reason = format!("there is no tool {name:?}");
                 Err(ErrorData::invalid_params(reason, None))
             }
         }
@@ -310,33 +126,96 @@ impl ServerHandler for Handler {
         &self,
         _: Option<PaginatedRequestParams>,
         _: RequestContext<RoleServer>,
-    ) -> std::result::Result<ListResourcesResult, ErrorData> {
-        let card = Resource::new(CARD, self.name.as_str())
-            .with_description("The model's card")
-            .with_mime_type("application/json");
-        Ok(ListResourcesResult::with_all_items(vec![card]))
+    ) -> Answer<ListResourcesResult> {
+        let models = self.tools.models.list();
+        let card = |(i, name): (usize, String)| {
+            let uri = match i {
+                0 => CARD.to_owned(),
+                _ => format!("{CARDS}{name}"),
+            };
+            Resource::new(uri, name)
+                .with_description("The model's card")
+                .with_mime_type("application/json")
+        };
+        let names = models.into_iter().map(|model| model.name).enumerate();
+        Ok(ListResourcesResult::with_all_items(
+            names.map(card).collect(),
+        ))
     }
 
     async fn read_resource(
         &self,
         request: ReadResourceRequestParams,
         _: RequestContext<RoleServer>,
-    ) -> std::result::Result<ReadResourceResponse, ErrorData> {
-        if request.uri != CARD {
+    ) -> Answer<ReadResourceResponse> {
+        let models = self.tools.models.list();
+        let found = match request.uri.strip_prefix(CARDS) {
+            Some(name) => models.iter().find(|model| model.name == name),
+            None if request.uri == CARD => models.first(),
+            None => None,
+        };
+        let Some(model) = found else {
             let reason = format!("there is no resource {:?}; there is {CARD}", request.uri);
             return Err(ErrorData::resource_not_found(reason, None));
-        }
-        let card = ResourceContents::text(self.card().to_string(), CARD);
+        };
+        let card = ResourceContents::text(tools::card(model).to_string(), request.uri)
+            .with_mime_type("application/json");
         Ok(ReadResourceResult::new(vec![card]).into())
     }
 
-    /// Nothing is logged to clients, so every level is kept.
-    #[expect(deprecated, reason = "clients of today's protocol send it")]
+    async fn list_prompts(
+        &self,
+        _: Option<PaginatedRequestParams>,
+        _: RequestContext<RoleServer>,
+    ) -> Answer<ListPromptsResult> {
+        let argument = |name: &str, about: &str, required| {
+            PromptArgument::new(name)
+                .with_description(about)
+                .with_required(required)
+        };
+        let arguments = vec![
+            argument("user", "What the user says", true),
+            argument("system", "What the system's message says", false),
+            argument("model", "The model; see the tool list_models", false),
+        ];
+        let about =
+            "A conversation as the model's chat template writes it: a prompt for the tool complete";
+        let prompt = Prompt::new(TEMPLATE, Some(about), Some(arguments));
+        Ok(ListPromptsResult::with_all_items(vec![prompt]))
+    }
+
+    async fn get_prompt(
+        &self,
+        request: GetPromptRequestParams,
+        _: RequestContext<RoleServer>,
+    ) -> Answer<GetPromptResponse> {
+        let wrong = |reason: String| ErrorData::invalid_params(reason, None);
+        if request.name != TEMPLATE {
+            let reason = format!("there is no prompt {:?}; there is {TEMPLATE}", request.name);
+            return Err(wrong(reason));
+        }
+        let arguments = request.arguments.unwrap_or_default();
+        let text = |name: &str| arguments.get(name).and_then(|value| value.as_str());
+        let user = text("user").ok_or_else(|| wrong("user: a text is needed".into()))?;
+        let system = text("system").map(|text| Message::new("system", text));
+        let mut messages: Vec<Message> = system.into_iter().collect();
+        messages.push(Message::new("user", user));
+        let model = self.tools.models.find(text("model")).await.map_err(wrong)?;
+        let prompt = tools::templated(&model, messages).await.map_err(wrong)?;
+        let message = PromptMessage::new_text(Role::User, prompt);
+        Ok(GetPromptResult::new(vec![message]).into())
+    }
+
+    #[expect(
+        deprecated,
+        reason = "clients of the protocol with a handshake send it"
+    )]
     async fn set_level(
         &self,
-        _: rmcp::model::SetLevelRequestParams,
+        request: rmcp::model::SetLevelRequestParams,
         _: RequestContext<RoleServer>,
-    ) -> std::result::Result<(), ErrorData> {
+    ) -> Answer<()> {
+        self.level.store(request.level as u8, Relaxed);
         Ok(())
     }
 }

@@ -3,7 +3,7 @@
 use biplane::{ChatFinish, ChatResponse, Timings};
 use serde_json::{Value, json};
 
-use crate::http::id;
+use crate::http::{id, tool_runs};
 
 /// What an answer begins with.
 pub struct Head {
@@ -56,6 +56,9 @@ impl Head {
         message["stop_reason"] = end["delta"]["stop_reason"].clone();
         message["stop_sequence"] = end["delta"]["stop_sequence"].clone();
         message["usage"] = end["usage"].clone();
+        if !answer.trace.is_empty() {
+            message["biplane"] = json!({"tool_trace": tool_runs::trace(&answer.trace)});
+        }
         message
     }
 

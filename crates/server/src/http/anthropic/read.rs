@@ -25,12 +25,20 @@ const SAME: [&str; 8] = [
 
 /// Understands a request.
 pub fn read(mut fields: Fields) -> Result<Ask> {
-    for name in ["mcp_servers", "container", "context_management"] {
+    for name in [
+        "mcp_servers",
+        "container",
+        "context_management",
+        "diagnostics",
+    ] {
         fields.refuse(name, "leave it out")?;
     }
     let mut messages = Vec::new();
     if let Some(system) = fields.value("system") {
-        messages.push(Message::new("system", text(&system, "system")?));
+        let told = text(&without_billing(system), "system")?;
+        if !told.is_empty() {
+            messages.push(Message::new("system", told));
+        }
     }
     let list = fields.list("messages")?;
     let list = list.ok_or_else(|| ApiError::field("messages", "missing"))?;
@@ -50,8 +58,32 @@ pub fn read(mut fields: Fields) -> Result<Ask> {
         let on = thinking.get("type").is_some_and(|kind| kind != "disabled");
         body.insert("enable_thinking".into(), on.into());
     }
+    if let Some(format) = fields.value("output_format") {
+        body.insert("response_format".into(), format);
+    }
+    let mut output = fields.object("output_config")?.unwrap_or_default();
+    for (theirs, ours) in [
+        ("format", "response_format"),
+        ("effort", "reasoning_effort"),
+    ] {
+        if let Some(value) = output.remove(theirs) {
+            body.insert(ours.into(), value);
+        }
+    }
     tools(&mut fields, &mut body)?;
     chat::read_with(Fields::of(body.into(), "")?, messages)
+}
+
+/// Without the blocks in which a client notes what it is: they change with every request, and nothing
+/// after them could be taken from the cache.
+fn without_billing(mut system: Value) -> Value {
+    if let Some(blocks) = system.as_array_mut() {
+        blocks.retain(|block| {
+            let text = block.get("text").and_then(Value::as_str);
+            !text.is_some_and(|text| text.starts_with("x-anthropic-billing-header:"))
+        });
+    }
+    system
 }
 
 fn tools(fields: &mut Fields, body: &mut Map<String, Value>) -> Result<()> {
@@ -213,6 +245,36 @@ mod tests {
         assert!(!chat.parallel_tool_calls);
         assert_eq!(chat.generation.stop, ["x"]);
         assert_eq!(chat.template_variables["enable_thinking"], json!(false));
+    }
+
+    #[test]
+    fn what_changes_with_every_request_does_not_reach_the_prompt() {
+        let with = |blocks: Value| {
+            let user = json!([{"role": "user", "content": "Go"}]);
+            let body = json!({"max_tokens": 1, "system": blocks, "messages": user});
+            ask(body).unwrap().chat.messages
+        };
+        let rest = json!({"type": "text", "text": "Be brief."});
+        let note =
+            |n| json!({"type": "text", "text": format!("x-anthropic-billing-header: cch={n};")});
+        assert_eq!(with(json!([note(1), rest])), with(json!([rest])));
+        assert_eq!(with(json!([note(1)])).len(), 1);
+    }
+
+    #[test]
+    fn the_form_of_the_answer() {
+        let schema = json!({"type": "null"});
+        let format = json!({"type": "json_schema", "schema": schema});
+        for more in [
+            json!({"output_config": {"format": format, "effort": "low"}}),
+            json!({"output_format": format}),
+        ] {
+            let mut body = json!({"max_tokens": 1, "messages": []});
+            let fields = body.as_object_mut().unwrap();
+            fields.extend(more.as_object().unwrap().clone());
+            let got = ask(body).unwrap().chat.generation.constraint;
+            assert_eq!(got, Some(biplane::Constraint::JsonSchema(schema.clone())));
+        }
     }
 
     #[test]

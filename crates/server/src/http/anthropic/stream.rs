@@ -4,10 +4,11 @@ use biplane::{ChatEvent, ChatStream, tools::Delta};
 use futures::stream::select_all;
 use serde_json::{Value, json};
 
-use super::{Failure, answer::Head};
+use super::{answer::Head, failure};
 use crate::http::{
     error::ApiError,
     sse::{Gone, Sse},
+    tool_runs,
 };
 
 /// What a block is.
@@ -23,6 +24,8 @@ pub struct Writer {
     head: Head,
     open: Option<Block>,
     index: usize,
+    /// Tools that were run on the way, beyond Anthropic's API.
+    trace: Vec<Value>,
 }
 
 impl Writer {
@@ -31,6 +34,7 @@ impl Writer {
             head,
             open: None,
             index: 0,
+            trace: Vec::new(),
         }
     }
 
@@ -43,7 +47,7 @@ impl Writer {
                 ChatEvent::Token { deltas, .. } | ChatEvent::Round { deltas } => {
                     self.deltas(&sse, deltas).await?;
                 }
-                ChatEvent::ToolResult(_) => {}
+                ChatEvent::ToolResult(run) => self.trace.push(tool_runs::entry(&run)),
                 ChatEvent::Done {
                     deltas,
                     reason,
@@ -51,11 +55,15 @@ impl Writer {
                 } => {
                     self.deltas(&sse, deltas).await?;
                     self.close(&sse).await?;
-                    sse.typed(&self.head.end(&reason, &timings)).await?;
+                    let mut end = self.head.end(&reason, &timings);
+                    if !self.trace.is_empty() {
+                        end["biplane"] = json!({"tool_trace": self.trace});
+                    }
+                    sse.typed(&end).await?;
                     sse.typed(&json!({"type": "message_stop"})).await?;
                 }
                 ChatEvent::Failed(error) => {
-                    return sse.typed(&Failure(ApiError::from(error)).body()).await;
+                    return sse.typed(&failure(&ApiError::from(error))).await;
                 }
             }
         }

@@ -3,7 +3,7 @@
 use biplane::{ChatFinish, ChatResponse, Model, Timings, TokenLogprobs};
 use serde_json::{Value, json};
 
-use crate::http::id;
+use crate::http::{id, tool_runs};
 
 /// What all pieces of an answer have in common.
 #[derive(Clone, Debug)]
@@ -45,6 +45,9 @@ pub fn whole(head: &Head, model: &Model, answers: &[ChatResponse], logprobs: boo
                 message["content"] = Value::Null;
             }
             message["tool_calls"] = json!(answer.tool_calls);
+        }
+        if !answer.trace.is_empty() {
+            message["biplane"] = json!({"tool_trace": tool_runs::trace(&answer.trace)});
         }
         let list = logprobs.then(|| token_list(model, &answer.logprobs));
         json!({

@@ -6,7 +6,7 @@ use axum::{
     extract::State,
     response::{IntoResponse, Response},
 };
-use biplane::{ChatRequest, ChatStream, Error, Message, Model, Request};
+use biplane::{ChatRequest, ChatStream, Error, Message, Model, PreparedChat, Request};
 use futures::future::try_join_all;
 use serde_json::{Map, Value};
 
@@ -15,7 +15,7 @@ use crate::http::{
     Shared,
     error::ApiError,
     fields::{Fields, wrong},
-    sse,
+    limits, sse, tool_runs,
 };
 
 type Result<T> = std::result::Result<T, ApiError>;
@@ -55,13 +55,13 @@ pub struct Started {
 
 /// Starts `n` answers to a conversation, away from the threads that serve.
 pub async fn start(model: &Model, chat: ChatRequest, n: usize) -> Result<Started> {
+    if let Some(tools) = tool_runs::of(model, &chat) {
+        return tool_runs::start(&tools, model, chat, n).await;
+    }
     let model = model.clone();
     let start = move || {
         let prepared = model.prepare_chat(chat)?;
-        let (tokens, most) = (prepared.request.tokens.len(), model.info().context_length);
-        if tokens >= most {
-            return Err(too_long(tokens, most));
-        }
+        let tokens = fits(&model, &prepared)?;
         let submit = |i| Ok(model.submit_prepared(&prepared, i as u64)?);
         let streams = (0..n).map(submit).collect::<Result<_>>()?;
         Ok(Started { streams, tokens })
@@ -69,6 +69,15 @@ pub async fn start(model: &Model, chat: ChatRequest, n: usize) -> Result<Started
     tokio::task::spawn_blocking(start)
         .await
         .map_err(|e| Error::Stopped(format!("preparing the prompt: {e}")))?
+}
+
+/// A prompt's tokens, where the context has room for an answer.
+pub fn fits(model: &Model, prepared: &PreparedChat) -> Result<usize> {
+    let (tokens, most) = (prepared.request.tokens.len(), model.info().context_length);
+    match tokens < most {
+        true => Ok(tokens),
+        false => Err(too_long(tokens, most)),
+    }
 }
 
 pub fn too_long(tokens: usize, most: usize) -> ApiError {
@@ -149,6 +158,10 @@ fn modalities(fields: &mut Fields) -> Result<()> {
 fn logprobs(fields: &mut Fields) -> Result<Option<usize>> {
     let wanted = fields.bool("logprobs")?.unwrap_or(false);
     match (wanted, fields.count("top_logprobs")?) {
+        (_, Some(top)) if top > limits::LOGPROBS => Err(ApiError::field(
+            "top_logprobs",
+            format!("{top} is not allowed, at most {} is", limits::LOGPROBS),
+        )),
         (true, top) => Ok(Some(top.unwrap_or(0))),
         (false, None | Some(0)) => Ok(None),
         (false, Some(_)) => Err(ApiError::field(

@@ -51,6 +51,20 @@ fn what_cannot_be_honoured_is_named() {
         ),
         (json!({"logit_bias": {"x": 1}}), "logit_bias"),
         (json!({"logit_bias": {"5": 101}}), "logit_bias.5"),
+        (json!({"dry_multiplier": "much"}), "dry_multiplier"),
+        (json!({"repeat_last_n": -2}), "repeat_last_n"),
+        (
+            json!({"dry_sequence_breakers": vec!["x"; 17]}),
+            "dry_sequence_breakers",
+        ),
+        (
+            json!({"dry_sequence_breakers": ["x".repeat(65)]}),
+            "dry_sequence_breakers",
+        ),
+        (
+            json!({"dry_sequence_breakers": [""]}),
+            "dry_sequence_breakers",
+        ),
         (json!({"tools": [{"type": "web_search"}]}), "tools[0].type"),
         (
             json!({"messages": [{"role": "function", "content": ""}]}),
@@ -99,4 +113,29 @@ fn fields_reach_the_engine() {
     assert_eq!(s.logit_bias, Some(vec![(5, -100.0)]));
     assert!(got.stream && got.include_usage);
     assert_eq!(got.chat.template_variables["enable_thinking"], json!(false));
+}
+
+#[test]
+fn dry_has_the_names_and_values_of_llama_cpp() {
+    let sampling = |extra| with(extra).unwrap().chat.sampling.unwrap();
+    let all = sampling(json!({
+        "dry_multiplier": 0.5, "dry_base": 2, "dry_allowed_length": 3, "dry_penalty_last_n": 100,
+        "dry_sequence_breakers": ["\n"], "repetition_window": 64,
+    }));
+    let dry = biplane::Dry {
+        multiplier: 0.5,
+        base: 2.0,
+        allowed_length: 3,
+        range: Some(100),
+        sequence_breakers: Vec::new(),
+    };
+    assert_eq!(all.dry, Some(dry));
+    assert_eq!(all.dry_breakers, Some(vec!["\n".into()]));
+    assert_eq!(all.repetition_window, Some(64));
+    let usual = sampling(json!({"dry_multiplier": 0.8, "dry_penalty_last_n": -1}));
+    assert_eq!(usual.dry, Some(biplane::Dry::default()));
+    assert_eq!(usual.dry_breakers.unwrap().len(), 4);
+    let off = sampling(json!({"dry_base": 1.5, "repeat_last_n": -1}));
+    assert_eq!(off.dry.unwrap().multiplier, 0.0);
+    assert_eq!(off.repetition_window, Some(usize::MAX));
 }

@@ -82,7 +82,7 @@ fn read(model: &Model, mut fields: Fields) -> Result<Ask> {
     };
     let changes = parse::sampling(&mut fields)?;
     let mut request = Request {
-        sampling: changes.apply(model.default_sampling()),
+        sampling: model.sampling(&changes)?,
         max_tokens: Some(fields.count("max_tokens")?.unwrap_or(MAX_TOKENS)),
         constraint: parse::form(&mut fields)?,
         logprobs,

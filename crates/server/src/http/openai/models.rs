@@ -2,7 +2,7 @@
 
 use axum::{
     Json,
-    extract::{Path, State},
+    extract::{Path, State, rejection::PathRejection},
 };
 use serde_json::{Value, json};
 
@@ -20,8 +20,9 @@ pub async fn list(State(app): State<Shared>) -> Result<Json<Value>, ApiError> {
 
 pub async fn one(
     State(app): State<Shared>,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Value>, ApiError> {
+    let Path(id) = id.map_err(|e| ApiError::bad(format!("the model's name: {e}")))?;
     app.model()?;
     match id == app.name {
         true => Ok(Json(entry(&app))),

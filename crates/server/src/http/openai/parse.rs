@@ -1,6 +1,6 @@
 //! Fields that several requests share: sampling, limits, the form of the answer.
 
-use biplane::{Constraint, Request, SamplingChanges};
+use biplane::{Constraint, Dry, Request, SamplingChanges};
 use serde_json::{Map, Value};
 
 use crate::http::{
@@ -25,7 +25,6 @@ const REFUSED: [(&str, &str); 21] = [
     ("min_tokens", "leave it out"),
     ("bad_words", "use logit_bias"),
     ("mirostat", "use top_p or min_p"),
-    ("dry_multiplier", "use repetition_penalty"),
     ("xtc_probability", "use top_p or min_p"),
     ("dynatemp_range", "use temperature"),
     ("lora", "serve the merged model"),
@@ -34,9 +33,10 @@ const REFUSED: [(&str, &str); 21] = [
         "prompt_logprobs",
         "use echo and logprobs of /v1/completions",
     ),
-    ("web_search_options", "offer a tool"),
     ("prediction", "start the server with --prompt-lookup"),
     ("audio", "the model writes text only"),
+    ("moderation", "leave it out"),
+    ("store", "answers are kept by /v1/responses only"),
 ];
 
 const FORM: &str = "use response_format, of type json_schema, regex, choice or lark";
@@ -44,13 +44,32 @@ const FORM: &str = "use response_format, of type json_schema, regex, choice or l
 /// Refuses what cannot be honoured.
 pub fn refuse(fields: &Fields) -> Result<()> {
     let mut all = REFUSED.iter();
-    all.try_for_each(|(name, instead)| fields.refuse(name, instead))
+    all.try_for_each(|(name, instead)| fields.refuse(name, instead))?;
+    let unsupported = |name: &str, message: &str| {
+        let error = ApiError::field(name, format!("not supported; {message}"));
+        Err(error.with_code("unsupported_parameter"))
+    };
+    // An empty object asks for a search as well.
+    if !fields.peek("web_search_options").is_null() {
+        return unsupported("web_search_options", "offer a tool");
+    }
+    match fields.peek("verbosity") {
+        Value::Null => Ok(()),
+        Value::String(usual) if usual == "medium" => Ok(()),
+        _ => unsupported(
+            "verbosity",
+            "say in the prompt how long the answer should be",
+        ),
+    }
 }
 
 /// The changes of sampling that a request asks for.
 pub fn sampling(fields: &mut Fields) -> Result<SamplingChanges> {
     let repetition = fields.float("repetition_penalty")?;
     let repeat = fields.float("repeat_penalty")?;
+    let window = last(fields, "repetition_window")?;
+    let last_n = last(fields, "repeat_last_n")?;
+    let (dry, dry_breakers) = dry(fields)?.unzip();
     Ok(SamplingChanges {
         temperature: fields.float("temperature")?,
         top_k: top_k(fields)?,
@@ -58,8 +77,11 @@ pub fn sampling(fields: &mut Fields) -> Result<SamplingChanges> {
         min_p: fields.float("min_p")?,
         typical_p: fields.float("typical_p")?,
         repetition_penalty: repetition.or(repeat),
+        repetition_window: window.or(last_n),
         presence_penalty: fields.float("presence_penalty")?,
         frequency_penalty: fields.float("frequency_penalty")?,
+        dry,
+        dry_breakers,
         logit_bias: fields.object("logit_bias")?.map(biases).transpose()?,
         seed: fields.seed("seed")?,
     })
@@ -72,6 +94,48 @@ fn top_k(fields: &mut Fields) -> Result<Option<usize>> {
         Some(value) if value.as_i64() == Some(-1) => Ok(Some(0)),
         Some(value) => Fields::of(serde_json::json!({"top_k": value}), "top_k")?.count("top_k"),
     }
+}
+
+/// How many of the last tokens; -1 is llama.cpp's word for all.
+fn last(fields: &mut Fields, name: &str) -> Result<Option<usize>> {
+    match fields.peek(name).as_i64() {
+        Some(-1) => Ok(fields.value(name).map(|_| usize::MAX)),
+        _ => fields.count(name),
+    }
+}
+
+/// DRY under llama.cpp's names and with its values where they are absent: off without `dry_multiplier`.
+fn dry(fields: &mut Fields) -> Result<Option<(Dry, Vec<String>)>> {
+    let multiplier = fields.float("dry_multiplier")?;
+    let base = fields.float("dry_base")?;
+    let allowed_length = fields.count("dry_allowed_length")?;
+    let range = last(fields, "dry_penalty_last_n")?;
+    let breakers = fields.texts("dry_sequence_breakers")?;
+    let bad = |message: String| Err(ApiError::field("dry_sequence_breakers", message));
+    for text in breakers.iter().flatten() {
+        if text.is_empty() || text.len() > limits::BREAKER {
+            let (most, length) = (limits::BREAKER, text.len());
+            return bad(format!("one has {length} bytes, expected 1 to {most}"));
+        }
+    }
+    if let Some(many) = breakers.as_ref().filter(|b| b.len() > limits::BREAKERS) {
+        let most = limits::BREAKERS;
+        return bad(format!("{} texts, expected at most {most}", many.len()));
+    }
+    let numbers = base.is_some() || allowed_length.is_some() || range.is_some();
+    if multiplier.is_none() && !numbers && breakers.is_none() {
+        return Ok(None);
+    }
+    let usual = Dry::default();
+    let dry = Dry {
+        multiplier: multiplier.unwrap_or(0.0),
+        base: base.unwrap_or(usual.base),
+        allowed_length: allowed_length.unwrap_or(usual.allowed_length),
+        range: range.filter(|tokens| *tokens < usize::MAX),
+        sequence_breakers: Vec::new(),
+    };
+    let breakers = breakers.unwrap_or_else(|| ["\n", ":", "\"", "*"].map(str::to_owned).into());
+    Ok(Some((dry, breakers)))
 }
 
 fn biases(biases: Map<String, Value>) -> Result<Vec<(u32, f32)>> {

@@ -8,6 +8,7 @@ use super::answer::{self, Head};
 use crate::http::{
     error::ApiError,
     sse::{Gone, Sse},
+    tool_runs,
 };
 
 /// Writes the chunks of a conversation's answers.
@@ -129,14 +130,5 @@ fn piece(delta: Delta) -> Value {
 
 /// What a tool gave that was run here, beyond OpenAI's API.
 fn result(run: &ToolRun) -> Value {
-    let (content, failed) = match &run.result {
-        Ok(text) => (text, false),
-        Err(text) => (text, true),
-    };
-    json!({"biplane": {"tool_result": {
-        "tool_call_id": run.call.id,
-        "name": run.call.name,
-        "content": content,
-        "is_error": failed,
-    }}})
+    json!({"biplane": {"tool_result": tool_runs::entry(run)}})
 }

@@ -1,9 +1,10 @@
 //! Answers as the Responses API writes them.
 
-use biplane::{ChatFinish, ChatResponse, Timings};
+use biplane::{ChatFinish, ChatResponse, Message, Timings};
 use serde_json::{Map, Value, json};
 
-use crate::http::id;
+use super::{read, store::Store};
+use crate::http::{id, tool_runs};
 
 /// What an answer begins with.
 pub struct Head {
@@ -11,15 +12,22 @@ pub struct Head {
     created: u64,
     model: String,
     echoed: Map<String, Value>,
+    /// Where the conversation is kept, and what there is of it.
+    keep: Option<(Store, Vec<Message>)>,
 }
 
 impl Head {
-    pub fn new(model: &str, echoed: Map<String, Value>) -> Self {
+    pub fn new(
+        model: &str,
+        echoed: Map<String, Value>,
+        keep: Option<(Store, Vec<Message>)>,
+    ) -> Self {
         Head {
             id: id::new("resp_"),
             created: id::now(),
             model: model.to_owned(),
             echoed,
+            keep,
         }
     }
 
@@ -35,12 +43,15 @@ impl Head {
         for name in ["error", "incomplete_details", "usage"] {
             response.insert(name.into(), Value::Null);
         }
-        response.insert("store".into(), false.into());
+        response.insert("store".into(), self.keep.is_some().into());
         response.into()
     }
 
-    /// The response at its end.
+    /// The response at its end, which is kept for those that continue it.
     pub fn ended(&self, output: Vec<Value>, finish: &ChatFinish, timings: &Timings) -> Value {
+        if let Some((store, messages)) = &self.keep {
+            store.keep(&self.id, read::with_output(messages.clone(), &output));
+        }
         let cut = *finish == ChatFinish::Length;
         let mut response = self.response(status(finish), output);
         if cut {
@@ -75,7 +86,11 @@ impl Head {
                 "completed",
             ));
         }
-        self.ended(output, &answer.finish_reason, &answer.timings)
+        let mut response = self.ended(output, &answer.finish_reason, &answer.timings);
+        if !answer.trace.is_empty() {
+            response["biplane"] = json!({"tool_trace": tool_runs::trace(&answer.trace)});
+        }
+        response
     }
 }
 
@@ -92,7 +107,7 @@ pub fn reasoning(id: &str, text: &str) -> Value {
 }
 
 pub fn part(text: &str) -> Value {
-    json!({"type": "output_text", "text": text, "annotations": []})
+    json!({"type": "output_text", "text": text, "annotations": [], "logprobs": []})
 }
 
 pub fn message(id: &str, text: &str, status: &str) -> Value {

@@ -1,7 +1,8 @@
-//! OpenAI's Responses API, over the same conversations. Nothing is stored between requests.
+//! OpenAI's Responses API, over the same conversations.
 
 mod answer;
 mod read;
+mod store;
 mod stream;
 
 use axum::{
@@ -13,20 +14,28 @@ use axum::{
 use biplane::ChatStream;
 use futures::future::try_join_all;
 
+pub use self::store::Store;
 use super::{Shared, error::ApiError, fields::Fields, openai::chat, sse};
 
 /// `/v1/responses`
 pub async fn handle(State(app): State<Shared>, body: Body) -> Result<Response, ApiError> {
     let model = app.model()?;
-    let (ask, echoed) = read::read(Fields::read(body).await?)?;
+    let read::Read {
+        ask,
+        echoed,
+        conversation,
+    } = read::read(Fields::read(body).await?, &app.responses)?;
     app.check_name(ask.model.as_deref())?;
-    let streams = chat::start(&model, ask.chat, 1).await?.streams;
-    let head = answer::Head::new(&app.name, echoed);
+    let started = chat::start(&model, ask.chat, 1)
+        .await
+        .map_err(read::named)?;
+    let keep = conversation.map(|messages| (app.responses.clone(), messages));
+    let head = answer::Head::new(&app.name, echoed, keep);
     if ask.stream {
         let writer = stream::Writer::new(head);
-        return Ok(sse::respond(|sse| writer.run(sse, streams)));
+        return Ok(sse::respond(|sse| writer.run(sse, started.streams)));
     }
-    let answers = try_join_all(streams.into_iter().map(ChatStream::collect)).await?;
+    let answers = try_join_all(started.streams.into_iter().map(ChatStream::collect)).await?;
     let body = answers.first().map(|answer| head.whole(answer));
     Ok(Json(body).into_response())
 }

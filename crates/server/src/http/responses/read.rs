@@ -3,6 +3,7 @@
 use biplane::{Message, ToolCall};
 use serde_json::{Map, Value, json};
 
+use super::store::Store;
 use crate::http::{
     error::ApiError,
     fields::{Fields, wrong},
@@ -30,33 +31,84 @@ const SAME: [&str; 14] = [
 ];
 
 /// What the answer repeats of its request.
-const ECHOED: [&str; 8] = [
+const ECHOED: [&str; 11] = [
     "instructions",
     "max_output_tokens",
     "metadata",
     "parallel_tool_calls",
+    "previous_response_id",
+    "reasoning",
     "temperature",
+    "text",
     "tool_choice",
     "tools",
     "top_p",
 ];
 
-/// Understands a request; also what the answer repeats of it.
-pub fn read(mut fields: Fields) -> Result<(Ask, Map<String, Value>)> {
-    const SEND: &str = "nothing is stored here; send the whole conversation as input";
-    fields.refuse("previous_response_id", SEND)?;
-    fields.refuse("conversation", SEND)?;
-    fields.refuse("background", "stream the answer")?;
-    fields.refuse("prompt", "send instructions and input")?;
-    fields.refuse("max_tool_calls", "leave it out")?;
+/// What cannot be honoured, and what to do instead.
+const REFUSED: [(&str, &str); 8] = [
+    ("conversation", "use previous_response_id"),
+    ("background", "stream the answer"),
+    ("prompt", "send instructions and input"),
+    ("max_tool_calls", "leave it out"),
+    (
+        "context_management",
+        "cut the conversation before sending it",
+    ),
+    ("moderation", "leave it out"),
+    ("top_logprobs", LOGPROBS),
+    ("logprobs", LOGPROBS),
+];
+
+const LOGPROBS: &str = "use /v1/chat/completions for log probabilities";
+
+/// A request, understood.
+#[derive(Debug)]
+pub struct Read {
+    pub ask: Ask,
+    /// What the answer repeats.
+    pub echoed: Map<String, Value>,
+    /// What a later request continues, where it may.
+    pub conversation: Option<Vec<Message>>,
+}
+
+/// Understands a request.
+pub fn read(mut fields: Fields, store: &Store) -> Result<Read> {
+    let mut refused = REFUSED.iter();
+    refused.try_for_each(|(name, instead)| fields.refuse(name, instead))?;
+    if let Some(other) = fields.text("truncation")?.filter(|kind| kind != "disabled") {
+        let message = format!("{other:?} is not supported; cut the conversation before sending it");
+        return Err(ApiError::field("truncation", message).with_code("unsupported_parameter"));
+    }
+    let include = fields.texts("include")?.unwrap_or_default();
+    if include
+        .iter()
+        .any(|name| name == "message.output_text.logprobs")
+    {
+        let message = format!("message.output_text.logprobs is not supported; {LOGPROBS}");
+        return Err(ApiError::field("include", message).with_code("unsupported_parameter"));
+    }
     let mut echoed = Map::new();
     for name in ECHOED {
         echoed.insert(name.into(), fields.peek(name));
     }
-    let mut messages = Vec::new();
-    if let Some(text) = fields.text("instructions")? {
-        messages.push(Message::new("system", text));
+    // Clients count on these.
+    for (name, default) in [
+        ("metadata", json!({})),
+        ("parallel_tool_calls", json!(true)),
+        ("tool_choice", json!("auto")),
+        ("tools", json!([])),
+    ] {
+        if let Some(value) = echoed.get_mut(name).filter(|value| value.is_null()) {
+            *value = default;
+        }
     }
+    let mut messages = match fields.text("previous_response_id")? {
+        Some(id) => store.find(&id)?,
+        None => Vec::new(),
+    };
+    // Instructions hold for one response; those of earlier ones are not part of the conversation.
+    let instructions = fields.text("instructions")?;
     match fields.value("input") {
         Some(Value::String(text)) => messages.push(Message::new("user", text)),
         Some(Value::Array(items)) => {
@@ -76,11 +128,11 @@ pub fn read(mut fields: Fields) -> Result<(Ask, Map<String, Value>)> {
     if let Some(most) = fields.value("max_output_tokens") {
         body.insert("max_tokens".into(), most);
     }
-    if let Some(format) = fields
-        .object("text")?
-        .and_then(|mut text| text.remove("format"))
-    {
-        body.insert("response_format".into(), format);
+    let mut text = fields.object("text")?.unwrap_or_default();
+    for (theirs, ours) in [("format", "response_format"), ("verbosity", "verbosity")] {
+        if let Some(value) = text.remove(theirs) {
+            body.insert(ours.into(), value);
+        }
     }
     if let Some(effort) = fields
         .object("reasoning")?
@@ -88,10 +140,52 @@ pub fn read(mut fields: Fields) -> Result<(Ask, Map<String, Value>)> {
     {
         body.insert("reasoning_effort".into(), effort);
     }
-    Ok((
-        chat::read_with(Fields::of(body.into(), "")?, messages)?,
+    let conversation = fields.bool("store")?.unwrap_or(true);
+    let conversation = conversation.then(|| messages.clone());
+    if let Some(text) = instructions {
+        messages.insert(0, Message::new("system", text));
+    }
+    Ok(Read {
+        ask: chat::read_with(Fields::of(body.into(), "")?, messages).map_err(named)?,
         echoed,
-    ))
+        conversation,
+    })
+}
+
+/// An error of the conversation in this API's words.
+pub fn named(mut error: ApiError) -> ApiError {
+    let Some(param) = &error.param else {
+        return error;
+    };
+    for (theirs, ours) in [
+        ("max_tokens", "max_output_tokens"),
+        ("messages", "input"),
+        ("response_format", "text.format"),
+        ("reasoning_effort", "reasoning.effort"),
+        ("verbosity", "text.verbosity"),
+    ] {
+        if let Some(rest) = param.strip_prefix(theirs) {
+            let place = format!("{ours}{rest}");
+            if let Some(rest) = error.message.strip_prefix(theirs) {
+                error.message = format!("{ours}{rest}");
+            }
+            error.param = Some(place);
+            return error;
+        }
+    }
+    error
+}
+
+/// A conversation with what answered it.
+pub fn with_output(mut messages: Vec<Message>, output: &[Value]) -> Vec<Message> {
+    // Apart from what came before: a call joins the assistant's message before it.
+    let mut answer = Vec::new();
+    for value in output {
+        // Runs of tools are for the reader; the answer after them says what matters.
+        let _ = item("output", value.clone(), &mut answer);
+    }
+    messages.extend(answer);
+    messages
 }
 
 /// Adds an item of the conversation.
@@ -192,8 +286,13 @@ mod tests {
                 {"type": "function_call_output", "call_id": "1", "output": "42"},
             ],
         });
-        let (ask, echoed) = read(Fields::of(body, "").unwrap()).unwrap();
+        let Read {
+            ask,
+            echoed,
+            conversation,
+        } = read(Fields::of(body, "").unwrap(), &Store::default()).unwrap();
         let chat = ask.chat;
+        assert_eq!(conversation.as_deref(), chat.messages.get(1..));
         let roles: Vec<&str> = chat.messages.iter().map(|m| m.role.as_str()).collect();
         assert_eq!(roles, ["system", "user", "assistant", "tool"]);
         assert_eq!(chat.messages[2].tool_calls.len(), 2);
@@ -205,9 +304,55 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_stored_cannot_be_continued() {
-        let body = json!({"input": "x", "previous_response_id": "resp_1"});
-        let error = read(Fields::of(body, "").unwrap()).unwrap_err();
+    fn errors_name_the_fields_of_this_api() {
+        for (body, param) in [
+            (json!({"max_output_tokens": -1}), "max_output_tokens"),
+            (
+                json!({"text": {"format": {"type": "xml"}}}),
+                "text.format.type",
+            ),
+            (json!({"text": {"verbosity": "low"}}), "text.verbosity"),
+            (json!({"temperature": "hot"}), "temperature"),
+        ] {
+            let mut body = body;
+            body["input"] = "x".into();
+            let error = read(Fields::of(body, "").unwrap(), &Store::default()).unwrap_err();
+            assert_eq!(error.param.as_deref(), Some(param));
+            assert!(error.message.starts_with(param), "{}", error.message);
+        }
+    }
+
+    #[test]
+    fn what_was_kept_is_continued() {
+        let store = Store::default();
+        let read = |more: Value| {
+            let mut body = json!({"input": "x"});
+            let fields = body.as_object_mut().unwrap();
+            fields.extend(more.as_object().unwrap().clone());
+            read(Fields::of(body, "").unwrap(), &store)
+        };
+        let next = json!({"previous_response_id": "resp_1", "instructions": "Be brief."});
+        let error = read(next.clone()).unwrap_err();
         assert_eq!(error.param.as_deref(), Some("previous_response_id"));
+        let output = [
+            json!({"type": "reasoning", "summary": []}),
+            json!({"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "y"}]}),
+            json!({"type": "function_call", "call_id": "1", "name": "f", "arguments": "{}"}),
+        ];
+        store.keep(
+            "resp_1",
+            with_output(vec![Message::new("user", "w")], &output),
+        );
+        let messages = read(next).unwrap().ask.chat.messages;
+        let roles: Vec<&str> = messages.iter().map(|m| m.role.as_str()).collect();
+        assert_eq!(roles, ["system", "user", "assistant", "user"]);
+        assert_eq!(messages[2].content, "y");
+        assert_eq!(messages[2].tool_calls.len(), 1);
+        assert!(
+            read(json!({"store": false}))
+                .unwrap()
+                .conversation
+                .is_none()
+        );
     }
 }

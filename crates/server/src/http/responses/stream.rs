@@ -9,6 +9,7 @@ use crate::http::{
     error::ApiError,
     id,
     sse::{Gone, Sse},
+    tool_runs,
 };
 
 /// An item in the making.
@@ -31,6 +32,8 @@ pub struct Writer {
     open: Option<Item>,
     output: Vec<Value>,
     number: u64,
+    /// Tools that were run on the way, beyond OpenAI's API.
+    trace: Vec<Value>,
 }
 
 impl Writer {
@@ -40,6 +43,7 @@ impl Writer {
             open: None,
             output: Vec::new(),
             number: 0,
+            trace: Vec::new(),
         }
     }
 
@@ -54,7 +58,7 @@ impl Writer {
                 ChatEvent::Token { deltas, .. } | ChatEvent::Round { deltas } => {
                     self.deltas(&sse, deltas).await?;
                 }
-                ChatEvent::ToolResult(_) => {}
+                ChatEvent::ToolResult(run) => self.trace.push(tool_runs::entry(&run)),
                 ChatEvent::Done {
                     deltas,
                     reason,
@@ -67,7 +71,10 @@ impl Writer {
                     let status = answer::status(&reason);
                     self.end(&sse, status).await?;
                     let output = std::mem::take(&mut self.output);
-                    let response = self.head.ended(output, &reason, &timings);
+                    let mut response = self.head.ended(output, &reason, &timings);
+                    if !self.trace.is_empty() {
+                        response["biplane"] = json!({"tool_trace": self.trace});
+                    }
                     let kind = format!("response.{status}");
                     self.send(&sse, &kind, json!({"response": response}))
                         .await?;

@@ -1,0 +1,128 @@
+//! Looking at a model without loading it.
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+
+use biplane_models::checkpoint::Metadata;
+use serde::Serialize;
+
+use crate::{
+    ChatRequest, Error, ModelBuilder, Result,
+    chat::prompter,
+    source::GivenTemplate,
+    template::{self, ChatTemplate},
+    texts::{Texts, find_template},
+    tokenizer::{MARK, Specials, Tokenizer},
+    tools::ToolFormat,
+};
+
+/// What a model is, read from its files.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct Description {
+    /// The file or directory.
+    pub path: PathBuf,
+    /// `gguf` or `safetensors`.
+    pub format: &'static str,
+    /// The architecture's name.
+    pub architecture: String,
+    /// Number of parameters.
+    pub parameters: usize,
+    /// Bytes of the weights.
+    pub weight_bytes: usize,
+    /// Bytes of the weights by element or block format.
+    pub formats: BTreeMap<String, usize>,
+    /// Longest sequence it was made for, in tokens.
+    pub context_length: usize,
+    /// Number of tokens.
+    pub vocab_size: usize,
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Number of blocks.
+    pub layers: usize,
+    /// Whether it has a chat template.
+    pub chat_template: bool,
+    /// How it calls tools, where that is known.
+    pub tool_format: Option<String>,
+}
+
+/// A model's tokenizer and chat template, without its weights.
+pub struct PromptMaker {
+    tokenizer: Arc<Tokenizer>,
+    template: Result<ChatTemplate, Arc<template::Error>>,
+    tool_format: Option<ToolFormat>,
+}
+
+/// A prompt as text and as tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RenderedPrompt {
+    /// What the chat template wrote.
+    pub text: String,
+    /// Its tokens. Names of control tokens in users' text are none.
+    pub tokens: Vec<u32>,
+}
+
+impl ModelBuilder {
+    /// Looks at the model's files: downloads them where needed, and loads nothing.
+    ///
+    /// # Errors
+    /// Whatever is wrong with them, named.
+    pub fn describe(self) -> Result<Description> {
+        let opened = self.open()?;
+        let about = biplane_models::about(&opened)?;
+        let texts = Texts::read(&opened)?;
+        let template = find_template(&opened, None, &texts.tokenizer)?;
+        let format = template.as_ref().ok().and_then(ChatTemplate::tool_format);
+        Ok(Description {
+            path: opened.checkpoint.path().to_owned(),
+            format: match &opened.metadata {
+                Metadata::HuggingFace { .. } => "safetensors",
+                Metadata::Gguf(_) => "gguf",
+            },
+            architecture: about.architecture.to_owned(),
+            parameters: about.parameters,
+            weight_bytes: about.weight_bytes,
+            formats: about.formats,
+            context_length: about.dimensions.context_length,
+            vocab_size: about.dimensions.vocab_size,
+            hidden_size: about.dimensions.hidden_size,
+            layers: about.dimensions.layers,
+            chat_template: template.is_ok(),
+            tool_format: format.map(|format| format.name().to_owned()),
+        })
+    }
+
+    /// What makes this model's prompts, without its weights.
+    ///
+    /// # Errors
+    /// Whatever is wrong with its files or the given template, named.
+    pub fn prompt_maker(self) -> Result<PromptMaker> {
+        let opened = self.open()?;
+        let texts = Texts::read_with(&opened, self.given_tokenizer())?;
+        let given = self.given_template().map(GivenTemplate::source);
+        let template = find_template(&opened, given.transpose()?, &texts.tokenizer)?;
+        Ok(PromptMaker {
+            tool_format: self.given_tool_format(),
+            tokenizer: Arc::new(texts.tokenizer),
+            template,
+        })
+    }
+}
+
+impl PromptMaker {
+    /// The prompt of a conversation, as a served model sees it. Without
+    /// [`add_generation_prompt`](ChatRequest::add_generation_prompt) it is what the template writes of
+    /// the messages, to their end.
+    ///
+    /// # Errors
+    /// As [`Model::prepare_chat`](crate::Model::prepare_chat).
+    pub fn render(&self, chat: &ChatRequest) -> Result<RenderedPrompt> {
+        let template = self.template.as_ref();
+        let template = template.map_err(|error| Error::Template(Arc::clone(error)))?;
+        let format = self.tool_format.or(template.tool_format());
+        let text = prompter::render(template, &self.tokenizer, format, chat)?;
+        Ok(RenderedPrompt {
+            tokens: self.tokenizer.encode_with_bos(&text, Specials::Guarded)?,
+            text: text.replace(MARK, ""),
+        })
+    }
+}
