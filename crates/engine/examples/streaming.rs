@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use biplane::{ChatEvent, ModelBuilder, tools::Delta};
+use biplane::{ChatEvent, ModelBuilder, RequestBuilder, tools::Delta};
 
 #[tokio::main]
 async fn main() -> biplane::Result<()> {
@@ -11,9 +11,8 @@ async fn main() -> biplane::Result<()> {
         None => ModelBuilder::starter(),
     };
     let model = model.build().await?;
-    let mut stream = model
-        .stream_chat_request("Tell me a very short story.")
-        .await?;
+    let request = RequestBuilder::from_text("Tell me a very short story.").set_max_len(200);
+    let mut stream = model.stream_chat_request(request).await?;
     while let Some(event) = stream.next().await {
         let deltas = match event {
             ChatEvent::Token { deltas, .. } | ChatEvent::Round { deltas } => deltas,
