@@ -7,7 +7,7 @@ use super::{ChatFinish, ChatRequest, ChatResponse, ChatStream};
 use crate::{
     Constraint, Error, Model, Result,
     tokenizer::Specials,
-    tools::{ToolChoice, schema_of},
+    tools::{ToolChoice, closed_schema_of},
 };
 
 impl Model {
@@ -76,7 +76,7 @@ impl Model {
                     .into(),
             ));
         }
-        chat.generation.constraint = Some(Constraint::JsonSchema(schema_of::<T>()));
+        chat.generation.constraint = Some(Constraint::JsonSchema(closed_schema_of::<T>()));
         chat.tool_choice = ToolChoice::None;
         let answer = self.complete_chat(chat).await?;
         serde_json::from_str(&answer.text).map_err(|error| {

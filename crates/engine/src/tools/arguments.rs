@@ -98,6 +98,41 @@ pub(crate) fn schema_of<T: JsonSchema>() -> Value {
     schema
 }
 
+/// As [`schema_of`], where objects have the type's own fields alone: a model that may add others of
+/// its own does not come to an end.
+pub(crate) fn closed_schema_of<T: JsonSchema>() -> Value {
+    let mut schema = schema_of::<T>();
+    close(&mut schema);
+    schema
+}
+
+/// Objects whose fields a combination of schemas has part of stay open.
+fn close(schema: &mut Value) {
+    const COMBINATIONS: [&str; 3] = ["oneOf", "anyOf", "allOf"];
+    let Value::Object(fields) = schema else {
+        return;
+    };
+    let has_fields = fields.contains_key("properties");
+    let combined = COMBINATIONS.iter().any(|key| fields.contains_key(*key));
+    let elsewhere = ["additionalProperties", "patternProperties", "$ref"];
+    if has_fields && !combined && !elsewhere.iter().any(|key| fields.contains_key(*key)) {
+        fields.insert("additionalProperties".into(), false.into());
+    }
+    for (key, value) in fields.iter_mut() {
+        match (key.as_str(), value) {
+            ("properties" | "$defs" | "definitions", Value::Object(schemas)) => {
+                schemas.values_mut().for_each(close);
+            }
+            ("items" | "additionalProperties", value) => close(value),
+            ("prefixItems", Value::Array(schemas)) => schemas.iter_mut().for_each(close),
+            (key, Value::Array(schemas)) if COMBINATIONS.contains(&key) && !has_fields => {
+                schemas.iter_mut().for_each(close);
+            }
+            _ => {}
+        }
+    }
+}
+
 /// Leaves out numbers' formats (`double`, `int32`), which JSON Schema does not know.
 pub(super) fn plain_numbers(schema: &mut Value) {
     match schema {
@@ -110,5 +145,50 @@ pub(super) fn plain_numbers(schema: &mut Value) {
         }
         Value::Array(items) => items.iter_mut().for_each(plain_numbers),
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn objects_are_closed_but_where_others_have_part_of_their_fields() {
+        #[derive(JsonSchema)]
+        #[allow(dead_code)]
+        struct Inner {
+            properties: Vec<Inner>,
+        }
+        #[derive(JsonSchema)]
+        #[allow(dead_code)]
+        #[serde(tag = "kind")]
+        enum Kind {
+            One { a: u8 },
+            Two { b: u8 },
+        }
+        #[derive(JsonSchema)]
+        #[allow(dead_code)]
+        struct Whole {
+            inner: Inner,
+            kind: Kind,
+        }
+        #[derive(JsonSchema)]
+        #[allow(dead_code)]
+        struct Open {
+            name: String,
+            #[serde(flatten)]
+            kind: Kind,
+        }
+        let whole = closed_schema_of::<Whole>();
+        assert_eq!(whole["additionalProperties"], false, "{whole}");
+        let text = whole.to_string();
+        // Itself, `Inner` at its place and at its name, and both variants.
+        assert_eq!(
+            text.matches(r#""additionalProperties":false"#).count(),
+            5,
+            "{whole}"
+        );
+        let open = closed_schema_of::<Open>();
+        assert!(!open.to_string().contains("additionalProperties"), "{open}");
     }
 }

@@ -14,7 +14,7 @@ mod tests;
 mod toolbox;
 
 pub use arguments::Function;
-pub(crate) use arguments::schema_of;
+pub(crate) use arguments::{closed_schema_of, schema_of};
 pub use definition::{ToolCall, ToolChoice, ToolDefinition};
 pub use format::{ToolFormat, UnknownFormat};
 pub use function::{Tool, ToolFuture, ToolOutcome};
