@@ -36,8 +36,11 @@ pub fn peak_resident_bytes() -> Option<u64> {
 pub fn available_bytes() -> Option<u64> {
     let mut system = sysinfo::System::new();
     system.refresh_memory();
-    // A container's limit counts where it is below the machine's.
-    let limit = system.cgroup_limits().map(|limits| limits.free_memory);
+    // A container's limit counts where it is below the machine's. What it says is free leaves out the
+    // files in the system's cache, which go when programs need memory.
+    let limit = system
+        .cgroup_limits()
+        .map(|limits| limits.total_memory.saturating_sub(limits.rss));
     let free = system.available_memory();
     Some(limit.map_or(free, |limit| limit.min(free))).filter(|bytes| *bytes > 0)
 }
