@@ -1,8 +1,16 @@
 //! `biplane doctor`
 
-use std::{fmt::Write as _, path::Path, process::ExitCode};
+use std::{
+    fmt::Write as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
-use biplane::{BackendKind, Device, hub, memory};
+use biplane::{
+    BackendKind, Device, McpClient, McpConfig, hub,
+    mcp::{McpServerState, McpServerStatus},
+    memory,
+};
 use clap::{Args, CommandFactory};
 use serde::Serialize;
 
@@ -14,6 +22,10 @@ pub struct DoctorArgs {
     /// A JSON object instead of lines.
     #[arg(long)]
     pub json: bool,
+
+    /// MCP servers to connect to once: a JSON file as `biplane serve` takes.
+    #[arg(long, value_name = "FILE", env = "MCP_CONFIG_PATH")]
+    pub mcp_config: Option<PathBuf>,
 }
 
 /// How something stands.
@@ -82,6 +94,9 @@ pub fn doctor(args: DoctorArgs) -> anyhow::Result<ExitCode> {
     add("hub", endpoint(&options));
     add("configuration", configuration());
     add("log filter", log_filter());
+    for found in args.mcp_config.iter().flat_map(|file| mcp_servers(file)) {
+        add("mcp server", found);
+    }
     let ok = checks.iter().all(|check| check.state != State::Broken);
     let report = Report {
         ok,
@@ -93,6 +108,32 @@ pub fn doctor(args: DoctorArgs) -> anyhow::Result<ExitCode> {
         false => lines(&report)?,
     })?;
     Ok(ExitCode::from(u8::from(!ok)))
+}
+
+/// How each configured MCP server stands, after one attempt.
+fn mcp_servers(file: &Path) -> Vec<(State, String)> {
+    let connected = McpConfig::read(file)
+        .map_err(anyhow::Error::from)
+        .and_then(|config| Ok(futures::executor::block_on(McpClient::connect(config))?));
+    let client = match connected {
+        Ok(client) => client,
+        Err(error) => return vec![(State::Broken, format!("{}: {error}", file.display()))],
+    };
+    client.servers().into_iter().map(mcp_server).collect()
+}
+
+fn mcp_server(server: McpServerStatus) -> (State, String) {
+    let (state, found) = match server.state {
+        McpServerState::Ready { tools } => (State::Ok, format!("{} tools", tools.len())),
+        McpServerState::Failed { reason } => (State::Broken, reason),
+        McpServerState::Connecting => (State::Broken, "no answer yet".to_owned()),
+    };
+    let left_out: String = server
+        .left_out
+        .iter()
+        .map(|why| format!("; {why}"))
+        .collect();
+    (state, format!("{}: {found}{left_out}", server.name))
 }
 
 fn lines(report: &Report) -> Result<String, std::fmt::Error> {
