@@ -127,9 +127,9 @@ fn modified(path: &Path) -> Option<SystemTime> {
 /// # Errors
 /// [`Error::NotFound`] where the cache does not have it, [`Error::Quant`] where several files fit.
 pub fn removal(spec: &str, options: &Options) -> Result<Removal> {
-    let missing = |hint| Error::NotFound {
+    let missing = |hint: &str| Error::NotFound {
         spec: spec.to_owned(),
-        hint,
+        hint: hint.to_owned(),
     };
     let not_here = || missing("the hub's cache does not have it; `biplane list` says what it has");
     let parsed = Spec::parse(spec).ok_or_else(|| {
