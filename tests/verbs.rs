@@ -404,7 +404,7 @@ fn a_piped_message_is_answered_once() {
         &["/no/such"],
     );
     refused(
-        &mut user
+        user
             .biplane(&["chat", "-m", "no-such.gguf"])
             .write_stdin("x"),
         2,

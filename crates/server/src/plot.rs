@@ -149,8 +149,8 @@ mod tests {
         assert!(svg.contains("a &lt;b&gt; &amp; c"), "{svg}");
         assert!(svg.contains("candle on cpu, f32") && svg.contains("mlx on cpu, f32"));
         // The tallest bar, and one a quarter of it.
-        assert!(svg.contains(r#"height="180.0" fill="#0072b2""#), "{svg}");
-        assert!(svg.contains(r#"height="45.0" fill="#e69f00""#), "{svg}");
+        assert!(svg.contains(r##"height="180.0" fill="#0072b2""##), "{svg}");
+        assert!(svg.contains(r##"height="45.0" fill="#e69f00""##), "{svg}");
         assert!(svg.contains(">200<") && svg.contains(">50.0<"), "{svg}");
     }
 

@@ -25,7 +25,7 @@ fn running_ahead_changes_nothing() {
     let vocabulary = vocabulary();
     // Greedy, of unlike lengths; some come to their end by themselves.
     let requests: Vec<_> = (0..40)
-        .map(|i| request(i, 5 + 7 * i as usize, 150))
+        .map(|i| request(i, 5 + 7 * i as usize, 20 + 40 * (i as usize % 4)))
         .collect();
     let mut behind = bench(&vocabulary, false);
     let mut ahead = bench(&vocabulary, true);

@@ -181,7 +181,7 @@ pub fn with_output(mut messages: Vec<Message>, output: &[Value]) -> Vec<Message>
     // Apart from what came before: a call joins the assistant's message before it.
     let mut answer = Vec::new();
     for value in output {
-        // What was written here can be read here.
+        // Runs of tools are for the reader; the answer after them says what matters.
         let _ = item("output", value.clone(), &mut answer);
     }
     messages.extend(answer);

@@ -49,7 +49,7 @@ fn a_killed_download_goes_on() {
     let blobs = home.path().join("hub/models--org--name/blobs");
     let partial = blobs.join(format!("{}.incomplete", sum(&[8; 100_000])));
     server.trouble(Trouble::Stall);
-    let mut program = || {
+    let program = || {
         let mut program = program("org/name:Q8_0", home.path());
         program.env("HF_ENDPOINT", &server.url);
         program
