@@ -5,9 +5,8 @@ use crate::{Backend, DType, Error, Result, Tensor};
 pub struct RopeAngles<T> {
     /// Position of every token, `U32 [tokens]`.
     pub positions: T,
-    /// Inverse frequencies, `F32 [freqs]`; a head turns its first `2 · freqs` elements.
-    pub inv_freqs: T,
-    /// Their reciprocals, `F32 [freqs]`: what MLX and others take.
+    /// Reciprocals of the inverse frequencies, `F32 [freqs]`: what MLX takes. A head turns its first
+    /// `2 · freqs` elements.
     pub periods: T,
     /// Cosines, `F32 [tokens, freqs]`.
     pub cos: T,
@@ -46,7 +45,6 @@ impl<T: Tensor> RopeAngles<T> {
         let periods: Vec<f32> = inv_freqs.iter().map(|w| w.recip()).collect();
         Ok(RopeAngles {
             positions: backend.from_u32s(positions, [n])?,
-            inv_freqs: backend.from_f32s(inv_freqs, [f])?,
             periods: backend.from_f32s(&periods, [f])?,
             cos: backend.from_f32s(&cos, [n, f])?,
             sin: backend.from_f32s(&sin, [n, f])?,
@@ -61,7 +59,6 @@ impl<T: Tensor> RopeAngles<T> {
     pub(crate) fn map<U>(&self, f: impl Fn(&T) -> U) -> RopeAngles<U> {
         RopeAngles {
             positions: f(&self.positions),
-            inv_freqs: f(&self.inv_freqs),
             periods: f(&self.periods),
             cos: f(&self.cos),
             sin: f(&self.sin),

@@ -2,8 +2,6 @@
 //! before this one's tokens are looked at, so that the device never waits for the host. What was
 //! computed of a sequence that turns out to have ended is taken back.
 
-use std::time::Instant;
-
 use biplane_models::Want;
 
 use super::{
@@ -69,20 +67,14 @@ impl Scheduler<'_> {
             })
             .collect();
         let here: Vec<Part> = parts.iter().flatten().cloned().collect();
-        let start = Instant::now();
         let result = guarded(|| {
-            let next = match here.len() == parts.len() && self.room_is_not_waited_for() {
+            let next = match here.len() == parts.len() && self.no_reader_is_waited_for() {
                 true => self.run_ahead(&here)?,
                 false => None,
             };
             Ok((next, self.runner.collect()?))
         });
         self.counters.update(|m| m.steps += 1);
-        tracing::trace!(
-            "a step of {} sequences took {:?}",
-            here.len(),
-            start.elapsed()
-        );
         match result {
             Ok((next, outputs)) => {
                 let outputs: Vec<_> = parts
@@ -97,7 +89,7 @@ impl Scheduler<'_> {
         }
     }
 
-    fn room_is_not_waited_for(&self) -> bool {
+    fn no_reader_is_waited_for(&self) -> bool {
         self.running.iter().all(|s| !s.waits_for_reader())
     }
 }
