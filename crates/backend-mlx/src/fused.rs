@@ -6,7 +6,7 @@
 
 use std::cell::RefCell;
 
-use biplane_backend::defaults::{self, attention_dims, norm_len, require_float, same_float};
+use biplane_backend::defaults::{self, attention_dims, attention_each_dims, norm_len, require_float, same_float};
 use biplane_backend::{AttentionMask, DType, Error, Result, RopeAngles, Shape, Tensor};
 use mlx_rs::fast::{self, ScaledDotProductAttentionMask as SdpaMask};
 use mlx_rs::transforms::compile::compile;
@@ -128,6 +128,39 @@ pub(crate) fn attention(
             None,
         )?
         .squeeze_axes(&[0])
+    })?
+    .cast(q.dtype())
+}
+
+pub(crate) fn attention_each(
+    q: &MlxTensor,
+    k: &MlxTensor,
+    v: &MlxTensor,
+    mask: Option<&MlxTensor>,
+    scale: f32,
+) -> Result<MlxTensor> {
+    let op = "attention_each";
+    let [rows, heads, _, kv_len, _] = attention_each_dims(q, k, v, mask)?;
+    let dtype = working_dtype(q);
+    if q.device().is_cpu() {
+        let scores = Shape::from([rows, heads, kv_len]);
+        alloc::reserve(alloc::byte_len(scores, DType::F32)?, q.device())?;
+    }
+    let (wide, k, v) = (q.cast(dtype)?, k.cast(dtype)?, v.cast(dtype)?);
+    let mask = mask.map(|m| m.cast(dtype)).transpose()?;
+    wide.derive(op, q.shape(), dtype, |_| {
+        // `[rows, 1, 1, kv_len]`: for all heads and the one query.
+        let mask = mask.as_ref().map(|m| m.array().expand_dims_axes(&[1, 2]));
+        let mask = mask.transpose()?;
+        fast::scaled_dot_product_attention(
+            wide.array().expand_dims(2)?,
+            k.array(),
+            v.array(),
+            scale,
+            mask.as_ref().map(SdpaMask::Array),
+            None,
+        )?
+        .squeeze_axes(&[2])
     })?
     .cast(q.dtype())
 }

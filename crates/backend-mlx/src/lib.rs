@@ -78,6 +78,10 @@ impl Backend for MlxBackend {
         true
     }
 
+    fn prefers_batches(&self) -> bool {
+        true
+    }
+
     /// Of the whole process, on every device.
     fn memory(&self) -> MemoryStats {
         MemoryStats {

@@ -99,6 +99,15 @@ impl WeightMatrix for MlxMatrix {
         })
     }
 
+    fn join(matrices: &[&Self]) -> Result<Option<Self>> {
+        let Some(form) = Form::join(matrices)? else {
+            return Ok(None);
+        };
+        let rows = matrices.iter().map(|m| m.shape[0]).sum();
+        let cols = matrices.first().map_or(0, |m| m.shape[1]);
+        Ok(Some(MlxMatrix::new([rows, cols], form)))
+    }
+
     fn take_rows(&self, ids: &MlxTensor, dtype: DType) -> Result<MlxTensor> {
         check_ids("take_rows", ids, self.shape[0])?;
         match &self.form {
@@ -113,6 +122,59 @@ impl WeightMatrix for MlxMatrix {
             Form::Dense(w) => w.cast(dtype),
             Form::Affine(a) => a.values()?.cast(dtype),
         }
+    }
+}
+
+impl Form {
+    /// The tensors it is made of.
+    pub(crate) fn parts(&self) -> Vec<&MlxTensor> {
+        match self {
+            Form::Dense(w) => vec![w],
+            Form::Affine(a) => vec![&a.codes, &a.scales, &a.biases],
+        }
+    }
+
+    /// The rows of some matrices as one, computed at once, so that the parts can go.
+    fn join(matrices: &[&MlxMatrix]) -> Result<Option<Self>> {
+        let Some(first) = matrices.first() else {
+            return Ok(None);
+        };
+        let alike = |m: &&MlxMatrix| {
+            m.shape[1] == first.shape[1]
+                && match (&m.form, &first.form) {
+                    (Form::Dense(a), Form::Dense(b)) => a.dtype() == b.dtype(),
+                    (Form::Affine(a), Form::Affine(b)) => {
+                        (a.spec, a.zero_point) == (b.spec, b.zero_point)
+                            && a.scales.dtype() == b.scales.dtype()
+                    }
+                    _ => false,
+                }
+        };
+        if !matrices.iter().all(|m| alike(m)) {
+            return Ok(None);
+        }
+        let parts: Vec<_> = matrices.iter().map(|m| m.form.parts()).collect();
+        let join = |i: usize| {
+            let tensors: Vec<_> = parts.iter().filter_map(|p| p.get(i).copied()).collect();
+            MlxTensor::concat(&tensors, 0)
+        };
+        let form = match &first.form {
+            Form::Dense(_) => Form::Dense(join(0)?),
+            Form::Affine(a) => Form::Affine(Affine {
+                codes: join(0)?,
+                scales: join(1)?,
+                biases: join(2)?,
+                ..*a
+            }),
+        };
+        form.compute("join")?;
+        Ok(Some(form))
+    }
+
+    /// Computes what is pending, so that the buffers it is made from are freed.
+    pub(crate) fn compute(&self, op: &'static str) -> Result<()> {
+        let arrays = self.parts().into_iter().map(MlxTensor::array);
+        mlx_rs::transforms::eval(arrays).map_err(crate::error::failed(op))
     }
 }
 

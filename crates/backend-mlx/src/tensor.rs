@@ -298,6 +298,10 @@ impl Tensor for MlxTensor {
         fused::attention(self, k, v, mask, scale)
     }
 
+    fn attention_each(&self, k: &Self, v: &Self, mask: Option<&Self>, scale: f32) -> Result<Self> {
+        fused::attention_each(self, k, v, mask, scale)
+    }
+
     fn silu_mul(&self, up: &Self) -> Result<Self> {
         fused::silu_mul(self, up)
     }

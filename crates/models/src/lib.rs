@@ -13,6 +13,7 @@ mod gemma3;
 mod gguf_config;
 mod gguf_names;
 mod isq;
+mod kv_batch;
 mod kv_cache;
 mod layers;
 mod llama;
