@@ -152,7 +152,7 @@ fn company_changes(backend: BackendKind, r: &mut dyn ModelRunner) {
         step(r, slot, ids, Want::Nothing);
         slots.push(slot);
     }
-    let mut decode = |r: &mut dyn ModelRunner, who: &[usize], ids: &mut [Vec<u32>], slots: &[SlotId]| {
+    let decode = |r: &mut dyn ModelRunner, who: &[usize], ids: &mut [Vec<u32>], slots: &[SlotId]| {
         let spans = who.iter().map(|&i| {
             let token = (ids[i].len() as u32 * 7 + i as u32) % 500;
             ids[i].push(token);

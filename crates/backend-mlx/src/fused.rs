@@ -13,7 +13,7 @@ use mlx_rs::transforms::compile::compile;
 use mlx_rs::{Array, Dtype, ops as mlx};
 
 use crate::MlxTensor;
-use crate::alloc;
+use crate::{alloc, cuda};
 use crate::tensor::mlx_dtype;
 
 /// The element type to compute in; see the module's documentation.
@@ -107,6 +107,14 @@ pub(crate) fn attention(
     }
     let last_keys = |t: &MlxTensor| t.narrow(1, n.kv_len - kv_len, kv_len)?.cast(dtype);
     let (wide, k, v) = (q.cast(dtype)?, last_keys(k)?, last_keys(v)?);
+    if n.q_len == 1 && cuda::attends(&wide, n.head_dim, kv_len, false) {
+        return wide.derive(op, q.shape(), dtype, |dims| {
+            let q = wide.array().squeeze_axes(&[1])?.expand_dims(0)?;
+            let (k, v) = (k.array().expand_dims(0)?, v.array().expand_dims(0)?);
+            let sizes = [1, n.heads, kv_len, n.head_dim];
+            cuda::attention(&q, [&k, &v], None, scale, sizes)?.reshape(dims)
+        });
+    }
     let window;
     let mask = match mask {
         AttentionMask::None => None,
@@ -140,7 +148,10 @@ pub(crate) fn attention_each(
     scale: f32,
 ) -> Result<MlxTensor> {
     let op = "attention_each";
-    let [rows, heads, _, kv_len, _] = attention_each_dims(q, k, v, mask)?;
+    let [rows, heads, _, kv_len, d] = attention_each_dims(q, k, v, mask)?;
+    if q.shape().numel() == 0 {
+        return Ok(q.clone());
+    }
     let dtype = working_dtype(q);
     if q.device().is_cpu() {
         let scores = Shape::from([rows, heads, kv_len]);
@@ -148,7 +159,13 @@ pub(crate) fn attention_each(
     }
     let (wide, k, v) = (q.cast(dtype)?, k.cast(dtype)?, v.cast(dtype)?);
     let mask = mask.map(|m| m.cast(dtype)).transpose()?;
+    let on_cuda = cuda::attends(&wide, d, kv_len, mask.is_some());
     wide.derive(op, q.shape(), dtype, |_| {
+        if on_cuda {
+            let mask = mask.as_ref().map(MlxTensor::array);
+            let sizes = [rows, heads, kv_len, d];
+            return cuda::attention(wide.array(), [k.array(), v.array()], mask, scale, sizes);
+        }
         // `[rows, 1, 1, kv_len]`: for all heads and the one query.
         let mask = mask.as_ref().map(|m| m.array().expand_dims_axes(&[1, 2]));
         let mask = mask.transpose()?;

@@ -13,6 +13,7 @@
 //! held and computes no tensor without elements.
 
 mod alloc;
+mod cuda;
 mod device;
 mod error;
 mod fused;

@@ -5,6 +5,7 @@ use biplane_backend::{AffineSpec, DType, Error, Result, Shape, Tensor, WeightMat
 use mlx_rs::{Array, ops as mlx};
 
 use crate::MlxTensor;
+use crate::cuda;
 use crate::layout::check_ids;
 use crate::tensor::mlx_dtype;
 
@@ -81,10 +82,21 @@ impl WeightMatrix for MlxMatrix {
             });
         }
         let shape = x.shape().with_dim(op, x.shape().rank() - 1, rows)?;
+        let numel = x.shape().numel();
         x.derive(op, shape, x.dtype(), |dims| {
-            let x2 = x.array().reshape(&[-1, cols as i32])?;
+            let flat;
+            let x2 = match x.shape().rank() {
+                2 => x.array(),
+                _ => {
+                    flat = x.array().reshape(&[-1, cols as i32])?;
+                    &flat
+                }
+            };
             let y = match &self.form {
                 Form::Dense(w) => x2.matmul(w.array().transpose()?)?,
+                Form::Affine(a) if cuda::multiplies(x, numel / cols, a) => {
+                    cuda::product(x2, a, rows)?
+                }
                 Form::Affine(a) => mlx::quantized_matmul(
                     x2,
                     a.codes.array(),
@@ -95,7 +107,14 @@ impl WeightMatrix for MlxMatrix {
                     i32::from(a.spec.bits),
                 )?,
             };
-            y.reshape(dims)?.as_dtype(mlx_dtype(x.dtype()))
+            let y = match dims.len() {
+                2 => y,
+                _ => y.reshape(dims)?,
+            };
+            match mlx_dtype(x.dtype()) {
+                same if same == y.dtype() => Ok(y),
+                dtype => y.as_dtype(dtype),
+            }
         })
     }
 
@@ -179,6 +198,11 @@ impl Form {
 }
 
 impl Affine {
+    /// Elements of a row.
+    pub(crate) fn columns(&self) -> usize {
+        self.scales.shape().last("columns").unwrap_or_default() * self.spec.group_size
+    }
+
     fn take_rows(&self, ids: &MlxTensor) -> Result<Self> {
         Ok(Affine {
             codes: self.codes.take_rows(ids)?,

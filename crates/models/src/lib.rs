@@ -40,7 +40,7 @@ pub use error::{Error, Result};
 pub use gguf_names::{GgufFix, GgufNames};
 pub use isq::{Isq, IsqOverride, IsqType};
 pub use kv_cache::CacheSpec;
-pub use layers::{Embedding, LayerNorm, Linear, RmsNorm};
+pub use layers::{Embedding, Joined, LayerNorm, Linear, RmsNorm};
 pub use model::{Architecture, Dimensions, Model};
 pub use quantization::Quantization;
 pub use registry::{LoadRequest, SUPPORTED, auto_dtype, check_config, load};

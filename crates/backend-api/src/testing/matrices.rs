@@ -74,7 +74,11 @@ pub fn joined_matrices<B: Backend>(backend: &B, expect: &Expect) {
                 continue;
             };
             assert_eq!(forms[i], forms[j], "{what}");
-            assert_eq!(joined.shape(), [a.shape[0] + b.shape[0], 64], "{what}");
+            let [rows, cols] = a.shape;
+            assert_eq!(joined.shape(), [rows + b.shape[0], cols], "{what}");
+            if cols != 64 {
+                continue;
+            }
             let parts = [&left, &right].map(|m| m.matmul_t(&x).unwrap());
             let want = B::Tensor::concat(&[&parts[0], &parts[1]], 1).unwrap();
             let got = joined.matmul_t(&x).unwrap();
