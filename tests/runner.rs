@@ -152,22 +152,23 @@ fn company_changes(backend: BackendKind, r: &mut dyn ModelRunner) {
         step(r, slot, ids, Want::Nothing);
         slots.push(slot);
     }
-    let decode = |r: &mut dyn ModelRunner, who: &[usize], ids: &mut [Vec<u32>], slots: &[SlotId]| {
-        let spans = who.iter().map(|&i| {
-            let token = (ids[i].len() as u32 * 7 + i as u32) % 500;
-            ids[i].push(token);
-            SpanPlan {
-                slot: slots[i],
-                tokens: vec![token],
-                want: Want::LastLogits,
-            }
-        });
-        let plan = StepPlan {
-            spans: spans.collect(),
+    let decode =
+        |r: &mut dyn ModelRunner, who: &[usize], ids: &mut [Vec<u32>], slots: &[SlotId]| {
+            let spans = who.iter().map(|&i| {
+                let token = (ids[i].len() as u32 * 7 + i as u32) % 500;
+                ids[i].push(token);
+                SpanPlan {
+                    slot: slots[i],
+                    tokens: vec![token],
+                    want: Want::LastLogits,
+                }
+            });
+            let plan = StepPlan {
+                spans: spans.collect(),
+            };
+            let got = r.step(&plan).unwrap();
+            got.into_iter().map(logits).collect::<Vec<_>>()
         };
-        let got = r.step(&plan).unwrap();
-        got.into_iter().map(logits).collect::<Vec<_>>()
-    };
     let check = |r: &mut dyn ModelRunner, who: &[usize], got: &[Vec<f32>], ids: &[Vec<u32>]| {
         assert_eq!(who.len(), got.len());
         for (&i, got) in who.iter().zip(got) {
@@ -175,7 +176,13 @@ fn company_changes(backend: BackendKind, r: &mut dyn ModelRunner) {
         }
     };
     let mut last = Vec::new();
-    for who in [&[0, 1, 2, 3][..], &[3, 1, 0], &[4, 3, 0, 1, 2], &[2], &[0, 4]] {
+    for who in [
+        &[0, 1, 2, 3][..],
+        &[3, 1, 0],
+        &[4, 3, 0, 1, 2],
+        &[2],
+        &[0, 4],
+    ] {
         for _ in 0..9 {
             last = decode(r, who, &mut ids, &slots);
         }

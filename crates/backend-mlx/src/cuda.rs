@@ -76,7 +76,11 @@ pub(crate) fn multiplies(x: &MlxTensor, rows: usize, matrix: &Affine) -> bool {
 pub(crate) fn product(x: &Array, matrix: &Affine, rows: usize) -> Result<Array> {
     let group = matrix.spec.group_size;
     // Rows a warp takes at a time.
-    let each = if matrix.columns() >= 2 * LONG_ROW { 4 } else { 2 };
+    let each = if matrix.columns() >= 2 * LONG_ROW {
+        4
+    } else {
+        2
+    };
     with(|kernels| {
         let key = (x.dtype(), group, each, rows);
         let config = match kernels.products.get(&key) {

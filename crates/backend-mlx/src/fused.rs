@@ -6,15 +6,17 @@
 
 use std::cell::RefCell;
 
-use biplane_backend::defaults::{self, attention_dims, attention_each_dims, norm_len, require_float, same_float};
+use biplane_backend::defaults::{
+    self, attention_dims, attention_each_dims, norm_len, require_float, same_float,
+};
 use biplane_backend::{AttentionMask, DType, Error, Result, RopeAngles, Shape, Tensor};
 use mlx_rs::fast::{self, ScaledDotProductAttentionMask as SdpaMask};
 use mlx_rs::transforms::compile::compile;
 use mlx_rs::{Array, Dtype, ops as mlx};
 
 use crate::MlxTensor;
-use crate::{alloc, cuda};
 use crate::tensor::mlx_dtype;
+use crate::{alloc, cuda};
 
 /// The element type to compute in; see the module's documentation.
 fn working_dtype(x: &MlxTensor) -> DType {

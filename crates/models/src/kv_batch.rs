@@ -87,7 +87,13 @@ impl<B: Backend> BatchCache<B> {
                 .iter_mut()
                 .filter_map(|(_, cache)| cache.layers.get_mut(i))
                 .collect();
-            layers.push(BatchLayer::new(backend, dtype, old_layers.next(), kept, own)?);
+            layers.push(BatchLayer::new(
+                backend,
+                dtype,
+                old_layers.next(),
+                kept,
+                own,
+            )?);
         }
         Ok(BatchCache {
             layers,
@@ -213,9 +219,8 @@ impl<B: Backend> BatchLayer<B> {
             (None, Some(own)) => own.spec,
             (None, None) => return Err(lost::<B>()),
         };
-        let held_of_old = |old: &Self, row: &usize| {
-            old.end - old.starts.get(*row).copied().unwrap_or(old.end)
-        };
+        let held_of_old =
+            |old: &Self, row: &usize| old.end - old.starts.get(*row).copied().unwrap_or(old.end);
         let mut held: Vec<usize> = Vec::new();
         if let Some(old) = &old {
             held.extend(kept.iter().map(|row| held_of_old(old, row)));

@@ -208,7 +208,13 @@ pub fn attentions_of_rows<B: Backend>(backend: &B, _: &Expect) {
                 for hidden in [None, Some(0), Some(3)] {
                     // The first keys of a row, fewer than there are.
                     let hidden = hidden.map(|by| move |row: usize| (row * by).min(kv_len - 1));
-                    check_rows(backend, [rows, heads, kv_heads, kv_len, d], dtype, hidden, &mut rng);
+                    check_rows(
+                        backend,
+                        [rows, heads, kv_heads, kv_len, d],
+                        dtype,
+                        hidden,
+                        &mut rng,
+                    );
                 }
             }
         }
@@ -250,7 +256,13 @@ fn check_rows<B: Backend>(
         cache.narrow(2, 2, kv_len).unwrap()
     };
     let mask = hidden.as_ref().map(|_| {
-        let hide = |i: &[usize]| if i[1] < first(i[0]) { f64::NEG_INFINITY } else { 0.0 };
+        let hide = |i: &[usize]| {
+            if i[1] < first(i[0]) {
+                f64::NEG_INFINITY
+            } else {
+                0.0
+            }
+        };
         up(&Nd::from_fn([rows, kv_len + 4], hide))
             .narrow(1, 0, kv_len)
             .unwrap()

@@ -67,7 +67,10 @@ pub fn joined_matrices<B: Backend>(backend: &B, expect: &Expect) {
     let x = upload(backend, &x, DType::F32);
     for (i, a) in kinds.iter().enumerate() {
         for (j, b) in kinds.iter().enumerate() {
-            let what = format!("{} {:?} joined to {} {:?}", b.name, b.shape, a.name, a.shape);
+            let what = format!(
+                "{} {:?} joined to {} {:?}",
+                b.name, b.shape, a.name, a.shape
+            );
             let (left, right) = (load(a), load(b));
             let joined = B::Matrix::join(&[&left, &right]).unwrap();
             let Some(joined) = joined else {

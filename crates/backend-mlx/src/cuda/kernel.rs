@@ -158,11 +158,7 @@ impl Config {
     pub fn bool(self, name: &CStr, value: bool) -> Result<Self> {
         // SAFETY: the name is copied.
         let status = unsafe {
-            mlx_sys::mlx_fast_cuda_kernel_config_add_template_arg_bool(
-                self.0,
-                name.as_ptr(),
-                value,
-            )
+            mlx_sys::mlx_fast_cuda_kernel_config_add_template_arg_bool(self.0, name.as_ptr(), value)
         };
         checked(status, "a choice").map(|()| self)
     }

@@ -225,7 +225,10 @@ impl<B: Backend> Runner<B> {
         }
         let n = order.len();
         let order = self.backend.from_u32s(&order, [n])?;
-        chosen.reshape([of.len(), 1])?.take_rows(&order)?.reshape([n])
+        chosen
+            .reshape([of.len(), 1])?
+            .take_rows(&order)?
+            .reshape([n])
     }
 
     /// Of `x [tokens, hidden]` the wanted rows, after the final norm.

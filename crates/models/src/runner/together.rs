@@ -22,7 +22,11 @@ impl<B: Backend> Runner<B> {
             .filter(|span| decoding(span.slot, span.tokens.len()))
             .map(|span| span.slot)
             .collect();
-        if self.batch.as_ref().is_some_and(|b| b.asked.as_ref() == Some(&asked)) {
+        if self
+            .batch
+            .as_ref()
+            .is_some_and(|b| b.asked.as_ref() == Some(&asked))
+        {
             return Ok(());
         }
         let lens: Vec<usize> = asked.iter().map(|slot| self.tokens(*slot)).collect();
