@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::{
     ChatRequest, Error, ModelBuilder, Result,
     chat::prompter,
+    memory,
     source::GivenTemplate,
     template::{self, ChatTemplate},
     texts::{Texts, find_template},
@@ -43,6 +44,22 @@ pub struct Description {
     pub chat_template: bool,
     /// How it calls tools, where that is known.
     pub tool_format: Option<String>,
+}
+
+/// What loading a model will take, read from the heads of its files.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct Outline {
+    /// The architecture's name.
+    pub architecture: String,
+    /// Number of parameters.
+    pub parameters: usize,
+    /// Bytes of the weights once they are loaded, by what the preflight of memory counts.
+    pub weight_bytes: u64,
+    /// The element or block format that most of the stored weights have.
+    pub format: String,
+    /// Longest sequence in tokens, as it will be loaded.
+    pub context_length: usize,
 }
 
 /// A model's tokenizer and chat template, without its weights.
@@ -88,6 +105,25 @@ impl ModelBuilder {
             layers: about.dimensions.layers,
             chat_template: template.is_ok(),
             tool_format: format.map(|format| format.name().to_owned()),
+        })
+    }
+
+    /// As [`describe`](Self::describe), of the weights alone and as this builder loads them: fast enough
+    /// to be asked of many models.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the files, named.
+    pub fn outline(self) -> Result<Outline> {
+        let opened = self.open()?;
+        let about = biplane_models::about(&opened)?;
+        let most = about.formats.iter().max_by_key(|(_, bytes)| **bytes);
+        let made_for = about.dimensions.context_length;
+        Ok(Outline {
+            architecture: about.architecture.to_owned(),
+            parameters: about.parameters,
+            weight_bytes: memory::weights(&*opened.checkpoint, self.isq().default),
+            format: most.map_or_else(String::new, |(format, _)| format.clone()),
+            context_length: self.asked_context().unwrap_or(made_for),
         })
     }
 

@@ -169,7 +169,7 @@ fn run(setup: Setup, ready: oneshot::Sender<Result<Engine>>) {
     let loaded = guarded(|| {
         let runner = backends::load(&spec)?;
         let guesser = guesser(&config, draft.as_ref(), &*runner)?;
-        let budget = config.kv_memory.unwrap_or_else(default_budget);
+        let budget = config.kv_memory.unwrap_or_else(|| default_budget(config.memory_share));
         let chunk = config.step_tokens;
         memory::check_context(runner.info(), spec.context_length, chunk, budget)?;
         Ok((runner, guesser, budget))
@@ -207,10 +207,10 @@ fn run(setup: Setup, ready: oneshot::Sender<Result<Engine>>) {
     drop(running);
 }
 
-/// Half of what is free once the weights are there.
-fn default_budget() -> usize {
+/// Half of what is free once the weights are there, or this engine's part of it.
+fn default_budget(share: usize) -> usize {
     let free = memory::available_bytes().map_or(usize::MAX / 4, |b| b as usize);
-    (free / 2).max(LEAST_MEMORY)
+    (free / 2 / share.max(1)).max(LEAST_MEMORY)
 }
 
 fn guesser(
