@@ -169,7 +169,9 @@ fn run(setup: Setup, ready: oneshot::Sender<Result<Engine>>) {
     let loaded = guarded(|| {
         let runner = backends::load(&spec)?;
         let guesser = guesser(&config, draft.as_ref(), &*runner)?;
-        let budget = config.kv_memory.unwrap_or_else(|| default_budget(config.memory_share));
+        let budget = config
+            .kv_memory
+            .unwrap_or_else(|| default_budget(config.memory_share));
         let chunk = config.step_tokens;
         memory::check_context(runner.info(), spec.context_length, chunk, budget)?;
         Ok((runner, guesser, budget))

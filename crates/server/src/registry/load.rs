@@ -131,7 +131,11 @@ impl Registry {
         loop {
             // From before looking: what changes meanwhile counts.
             let mut changed = self.0.changed.subscribe();
-            let others = self.0.slots.iter().filter(|other| !Arc::ptr_eq(other, slot));
+            let others = self
+                .0
+                .slots
+                .iter()
+                .filter(|other| !Arc::ptr_eq(other, slot));
             let held: Vec<_> = others.filter_map(|other| other.held(&**other)).collect();
             match limits.room(need, &held) {
                 Room::Enough => {
@@ -243,7 +247,8 @@ impl Registry {
     /// Another quantization.
     pub(super) async fn swap(&self, slot: &Arc<Slot>, isq: Option<IsqType>) -> Result<()> {
         let same = |live: &Live| {
-            live.isq == isq && matches!(&live.state, State::Loaded { model, .. } if model.is_loaded())
+            live.isq == isq
+                && matches!(&live.state, State::Loaded { model, .. } if model.is_loaded())
         };
         if same(&slot.live()) {
             return Ok(());

@@ -12,7 +12,7 @@ mod sources;
 
 use std::{sync::Arc, time::Duration};
 
-use biplane::{IsqType, Metrics, Model, ModelBuilder, Outline};
+use biplane::{BackendKind, IsqType, Metrics, Model, ModelBuilder, Outline};
 use futures::future::BoxFuture;
 use tokio::sync::watch;
 
@@ -37,6 +37,7 @@ pub struct Registry(Arc<Inner>);
 struct Inner {
     /// The first is asked where none is named; there is always one.
     slots: Vec<Arc<Slot>>,
+    backend: BackendKind,
     limits: Limits,
     prepare: Prepare,
     /// Held by the one load that makes room for itself.
@@ -77,9 +78,10 @@ pub enum Stage {
 }
 
 impl Registry {
-    /// Nothing is loaded yet. Of several sources no two have the same name.
+    /// Nothing is loaded yet. There is a model, and no two have the same name.
     pub fn new(
         models: Vec<(String, ModelBuilder)>,
+        backend: BackendKind,
         isq: Option<IsqType>,
         limits: Limits,
         prepare: Prepare,
@@ -88,6 +90,7 @@ impl Registry {
         let slot = |(name, base)| Arc::new(Slot::new(name, base, isq, changed.clone()));
         Registry(Arc::new(Inner {
             slots: models.into_iter().map(slot).collect(),
+            backend,
             limits,
             prepare,
             room: tokio::sync::Mutex::new(()),
@@ -100,9 +103,9 @@ impl Registry {
         self.0.slots.len() == 1
     }
 
-    /// The name that stands for none.
-    pub fn first_name(&self) -> &str {
-        self.0.slots.first().map_or("", |slot| &slot.name)
+    /// What all models compute on.
+    pub fn backend(&self) -> BackendKind {
+        self.0.backend
     }
 
     /// Whether requests can be taken at all; each model's own state is its lease's matter.

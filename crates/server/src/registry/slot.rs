@@ -292,6 +292,7 @@ impl Wanted {
 
 impl Drop for Wanted {
     fn drop(&mut self) {
-        self.0.change(|live| live.wanted = live.wanted.saturating_sub(1));
+        self.0
+            .change(|live| live.wanted = live.wanted.saturating_sub(1));
     }
 }
