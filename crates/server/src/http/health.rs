@@ -65,11 +65,11 @@ fn state(app: &App) -> (StatusCode, Value) {
                 let body = json!({"status": "loading", "progress": progress, "message": message});
                 return (AWAY, body);
             }
-            Stage::Loaded(model) if !model.is_loaded() => {
+            Stage::Loaded { model, .. } if !model.is_loaded() => {
                 let message = format!("the engine{of} has stopped by a fault; restart the server");
                 return (AWAY, json!({"status": "error", "message": message}));
             }
-            Stage::Loaded(model) => {
+            Stage::Loaded { model, .. } => {
                 let silent = model.metrics().silent_for;
                 if let Some(message) = hangs(&of, silent) {
                     let seconds = silent.as_secs();

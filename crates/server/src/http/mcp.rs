@@ -115,7 +115,7 @@ impl McpModels for Served {
         let model = |status: Status| McpModel {
             name: status.name,
             model: match status.stage {
-                Stage::Loaded(model) => Some(model),
+                Stage::Loaded { model, .. } => Some(model),
                 _ => None,
             },
         };

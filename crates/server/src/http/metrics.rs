@@ -10,7 +10,7 @@ use axum::{
 use biplane::{BUCKETS, Histogram, Metrics};
 
 use super::Shared;
-use crate::registry::Stage;
+use crate::registry::{Stage, Status};
 
 const KIND: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -22,17 +22,21 @@ pub async fn handle(State(app): State<Shared>) -> Response {
         "Whether requests are taken.",
         &[("", ready as f64)],
     );
-    let models = app.models.list();
-    let loaded: Vec<(&str, f64)> = models
-        .iter()
-        .map(|status| {
-            let here = matches!(status.stage, Stage::Loaded(_));
-            (status.name.as_str(), f64::from(u8::from(here)))
-        })
-        .collect();
-    text.gauge("model_loaded", "Whether the model is loaded.", &loaded);
+    models(&mut text, &app.models.list());
     engines(&mut text, &app.models.metrics());
     ([(header::CONTENT_TYPE, KIND)], text.0).into_response()
+}
+
+/// What is known of models that are not loaded, too.
+fn models(text: &mut Text, all: &[Status]) {
+    let each = |f: fn(&Status) -> f64| -> Vec<(&str, f64)> {
+        all.iter().map(|s| (s.name.as_str(), f(s))).collect()
+    };
+    let loaded = each(|status| f64::from(u8::from(matches!(status.stage, Stage::Loaded { .. }))));
+    text.gauge("model_loaded", "Whether the model is loaded.", &loaded);
+    let loads = each(|status| status.loads as f64);
+    let help = "How often the model was loaded.";
+    text.sample("model_loads_total", help, "counter", &loads);
 }
 
 /// The figures of engines by their models' names.

@@ -62,6 +62,7 @@ impl Registry {
             Ok(model) => {
                 let weights = model.info().weight_bytes as u64;
                 live.last_used = Instant::now();
+                live.loads += 1;
                 live.state = State::Loaded {
                     model: model.clone(),
                     bytes: weights.saturating_add(self.0.limits.kv),

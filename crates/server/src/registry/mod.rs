@@ -59,6 +59,8 @@ pub struct Status {
     /// The type that it is quantized to while it is loaded.
     pub isq: Option<IsqType>,
     pub leases: usize,
+    /// How often it was loaded.
+    pub loads: u64,
     /// What its files say, where they are here.
     pub outline: Option<Outline>,
 }
@@ -70,8 +72,12 @@ pub enum Stage {
         message: String,
         at_start: bool,
     },
-    /// A handle that is not lent: to be looked at, not kept.
-    Loaded(Model),
+    Loaded {
+        /// A handle that is not lent: to be looked at, not kept.
+        model: Model,
+        /// Whether it goes when its answers have ended.
+        leaving: bool,
+    },
     /// It ends.
     Unloading,
     Failed(String),
@@ -313,12 +319,16 @@ fn status(slot: &Slot) -> Status {
                 message: loading.message.clone(),
                 at_start: loading.at_start,
             },
-            State::Loaded { model, .. } => Stage::Loaded(model.clone()),
+            State::Loaded { model, leaving, .. } => Stage::Loaded {
+                model: model.clone(),
+                leaving: *leaving,
+            },
             State::Closing { .. } => Stage::Unloading,
             State::Failed(reason) => Stage::Failed(reason.clone()),
         },
         isq: live.isq,
         leases: live.leases,
+        loads: live.loads,
         outline: live.outline.clone(),
     }
 }

@@ -35,6 +35,8 @@ pub struct Live {
     /// Requests that wait for the model.
     pub wanted: usize,
     pub last_used: Instant,
+    /// How often it was loaded.
+    pub loads: u64,
     pub outline: Option<Outline>,
 }
 
@@ -99,6 +101,7 @@ impl Slot {
                 leases: 0,
                 wanted: 0,
                 last_used: Instant::now(),
+                loads: 0,
                 outline: None,
             }),
             changed,

@@ -93,7 +93,7 @@ fn entry(app: &App, status: &Status) -> Value {
         entry["max_model_len"] = outline.context_length.into();
     }
     match &status.stage {
-        Stage::Loaded(model) => loaded(model, &mut entry, &mut own),
+        Stage::Loaded { model, .. } => loaded(model, &mut entry, &mut own),
         Stage::Loading {
             progress, message, ..
         } => {
@@ -127,8 +127,8 @@ fn state(stage: &Stage) -> &'static str {
     match stage {
         Stage::Unloaded => "unloaded",
         Stage::Loading { .. } => "loading",
-        Stage::Loaded(_) => "loaded",
-        Stage::Unloading => "unloading",
+        Stage::Loaded { leaving: false, .. } => "loaded",
+        Stage::Loaded { leaving: true, .. } | Stage::Unloading => "unloading",
         Stage::Failed(_) => "failed",
     }
 }
