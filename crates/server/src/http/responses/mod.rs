@@ -5,14 +5,21 @@ mod read;
 mod store;
 mod stream;
 
+use std::collections::HashMap;
+
 use axum::{
     Json,
     body::Body,
-    extract::State,
+    extract::{
+        Path, Query, State,
+        rejection::{PathRejection, QueryRejection},
+    },
+    http::StatusCode,
     response::{IntoResponse, Response},
 };
 use biplane::ChatStream;
 use futures::future::try_join_all;
+use serde_json::{Value, json};
 
 pub use self::store::Store;
 use super::{Shared, error::ApiError, fields::Fields, openai::chat, sse};
@@ -43,4 +50,48 @@ pub async fn handle(State(app): State<Shared>, body: Body) -> Result<Response, A
     let answers = try_join_all(started.streams.into_iter().map(ChatStream::collect)).await?;
     let body = answers.first().map(|answer| head.whole(answer));
     Ok(Json(body).into_response())
+}
+
+type Id = Result<Path<String>, PathRejection>;
+type Parameters = Result<Query<HashMap<String, String>>, QueryRejection>;
+
+/// `GET /v1/responses/{id}`: a response as it was given.
+pub async fn get(
+    State(app): State<Shared>,
+    id: Id,
+    parameters: Parameters,
+) -> Result<Json<Value>, ApiError> {
+    let id = name(id)?;
+    let Query(parameters) = parameters.map_err(|e| ApiError::bad(e.to_string()))?;
+    if parameters
+        .get("stream")
+        .is_some_and(|value| value != "false")
+    {
+        let message = "not supported; what is kept is whole, ask without it";
+        return Err(ApiError::field("stream", message).with_code("unsupported_parameter"));
+    }
+    let found = app.responses.response(&id);
+    found.map(Json).ok_or_else(|| not_found(&id))
+}
+
+/// `DELETE /v1/responses/{id}`
+pub async fn delete(State(app): State<Shared>, id: Id) -> Result<Json<Value>, ApiError> {
+    let id = name(id)?;
+    match app.responses.remove(&id) {
+        true => Ok(Json(
+            json!({"id": id, "object": "response", "deleted": true}),
+        )),
+        false => Err(not_found(&id)),
+    }
+}
+
+fn name(id: Id) -> Result<String, ApiError> {
+    let Path(id) = id.map_err(|e| ApiError::bad(format!("the response's name: {e}")))?;
+    Ok(id)
+}
+
+fn not_found(id: &str) -> ApiError {
+    let status = StatusCode::NOT_FOUND;
+    ApiError::new(status, "invalid_request_error", store::absent(id))
+        .with_code("response_not_found")
 }
