@@ -5,16 +5,11 @@ mod read;
 mod store;
 mod stream;
 
-use std::collections::HashMap;
-
 use axum::{
     Json,
     body::Body,
-    extract::{
-        Path, Query, State,
-        rejection::{PathRejection, QueryRejection},
-    },
-    http::StatusCode,
+    extract::{Path, State, rejection::PathRejection},
+    http::{StatusCode, Uri},
     response::{IntoResponse, Response},
 };
 use biplane::ChatStream;
@@ -53,20 +48,13 @@ pub async fn handle(State(app): State<Shared>, body: Body) -> Result<Response, A
 }
 
 type Id = Result<Path<String>, PathRejection>;
-type Parameters = Result<Query<HashMap<String, String>>, QueryRejection>;
 
 /// `GET /v1/responses/{id}`: a response as it was given.
-pub async fn get(
-    State(app): State<Shared>,
-    id: Id,
-    parameters: Parameters,
-) -> Result<Json<Value>, ApiError> {
+pub async fn get(State(app): State<Shared>, id: Id, uri: Uri) -> Result<Json<Value>, ApiError> {
     let id = name(id)?;
-    let Query(parameters) = parameters.map_err(|e| ApiError::bad(e.to_string()))?;
-    if parameters
-        .get("stream")
-        .is_some_and(|value| value != "false")
-    {
+    let query = uri.query().unwrap_or_default().split('&');
+    let mut asks = query.filter_map(|pair| pair.strip_prefix("stream="));
+    if asks.any(|value| value != "false") {
         let message = "not supported; what is kept is whole, ask without it";
         return Err(ApiError::field("stream", message).with_code("unsupported_parameter"));
     }

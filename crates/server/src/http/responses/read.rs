@@ -357,6 +357,7 @@ mod tests {
         store.keep(
             "resp_1",
             with_output(vec![Message::new("user", "w")], &output),
+            Value::Null,
         );
         let messages = read(next).unwrap().ask.chat.messages;
         let roles: Vec<&str> = messages.iter().map(|m| m.role.as_str()).collect();
