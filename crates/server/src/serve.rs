@@ -9,7 +9,7 @@ use tokio::net::TcpListener;
 
 use crate::{
     http::{self, App, Mcp, Security},
-    registry::{self, Lease, Registry, Source},
+    registry::{self, First, Registry, Source, Stage, Status},
     report,
     serve_args::{MlxArgs, ServeArgs, ServeOptions},
 };
@@ -112,6 +112,11 @@ async fn run(
     if let Some(seconds) = options.idle_unload {
         registry.unload_idle(Duration::from_secs(seconds.into()));
     }
+    // Before anybody can ask: what is not said to come would be loaded by the first request.
+    let first = match lazy {
+        true => None,
+        false => Some(registry.begin_first()?),
+    };
     let security = Security {
         key: options.api_key.clone(),
         local: address.ip().is_loopback(),
@@ -119,7 +124,7 @@ async fn run(
     };
     let app = App::new(registry, mcp, security);
     let failed = async {
-        match begin(&app, lazy).await {
+        match load(app.models.clone(), first).await {
             Ok(first) => {
                 greet(&app, first, &url, options.api_key.is_some());
                 std::future::pending().await
@@ -141,13 +146,12 @@ async fn run(
 }
 
 /// Loads the first model, unless none is to be loaded before it is asked for.
-async fn begin(app: &App, lazy: bool) -> anyhow::Result<Option<Lease>> {
-    let registry = app.models.clone();
-    let first = match lazy {
-        true => None,
-        false => {
+async fn load(registry: Registry, first: Option<First>) -> anyhow::Result<Option<Status>> {
+    let first = match first {
+        None => None,
+        Some(first) => {
             let loading = registry.clone();
-            let loading = tokio::spawn(async move { loading.load_first().await });
+            let loading = tokio::spawn(async move { loading.load_first(first).await });
             Some(loading.await.context("loading the model")??)
         }
     };
@@ -213,12 +217,17 @@ pub fn name_of(model: Option<&str>) -> String {
     )
 }
 
-fn greet(app: &App, first: Option<Lease>, url: &str, has_key: bool) {
+fn greet(app: &App, first: Option<Status>, url: &str, has_key: bool) {
     let key = match has_key {
         true => " -H \"Authorization: Bearer $BIPLANE_API_KEY\"",
         false => "",
     };
-    if let Some(Lease { name, model }) = first {
+    if let Some(Status {
+        name,
+        stage: Stage::Loaded { model, .. },
+        ..
+    }) = first
+    {
         let info = model.info();
         report::note(&format!(
             "model    {name} ({}, {:.1}M parameters, {} of weights)",

@@ -18,6 +18,8 @@ use crate::report::{self, Progress};
 
 /// How long answers may take to end when their model is to go.
 const DRAIN: Duration = Duration::from_secs(300);
+/// How long a moment is: an answer that is over is still counted until its last piece is written.
+const MOMENT: Duration = Duration::from_secs(1);
 /// How long an engine may take to end and to write what it keeps.
 const CLOSE: Duration = Duration::from_secs(30);
 
@@ -129,6 +131,7 @@ impl Registry {
             None => 0,
         };
         let _turn = self.0.room.lock().await;
+        let begin = tokio::time::Instant::now();
         loop {
             // From before looking: what changes meanwhile counts.
             let mut changed = self.0.changed.subscribe();
@@ -159,7 +162,12 @@ impl Registry {
                     }
                 }
                 Room::Wait => drop(changed.changed().await),
-                Room::Full(limit) => return Err(Failure::Refused(self.full(slot, limit))),
+                Room::Full(limit) => {
+                    let changes = tokio::time::timeout_at(begin + MOMENT, changed.changed());
+                    if changes.await.is_err() {
+                        return Err(Failure::Refused(self.full(slot, limit)));
+                    }
+                }
                 Room::TooLarge => {
                     return Err(Failure::Refused(Error::TooLarge {
                         name: slot.name.clone(),
@@ -205,11 +213,14 @@ impl Registry {
                     return Err(Error::Loading { name });
                 }
                 Looked::Used(leases) => {
-                    return Err(Error::InUse {
-                        name: slot.name.clone(),
-                        leases,
-                        remedy: "try again when they have ended, or send \"drain\": true to wait for them",
-                    });
+                    let changes = tokio::time::timeout_at(begin + MOMENT, changed.changed());
+                    if changes.await.is_err() {
+                        return Err(Error::InUse {
+                            name: slot.name.clone(),
+                            leases,
+                            remedy: "try again when they have ended, or send \"drain\": true to wait for them",
+                        });
+                    }
                 }
                 Looked::Waits => {
                     if tokio::time::timeout_at(begin + DRAIN, changed.changed())

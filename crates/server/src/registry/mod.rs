@@ -52,6 +52,13 @@ pub struct Lease {
     pub model: Model,
 }
 
+/// The first model, which is being loaded.
+pub struct First {
+    slot: Arc<Slot>,
+    told: watch::Sender<Option<Result<()>>>,
+    before: Option<IsqType>,
+}
+
 /// How far a model is.
 pub struct Status {
     pub name: String,
@@ -159,12 +166,18 @@ impl Registry {
         }
     }
 
-    /// Loads the first model as the program starts, whose failure ends it.
-    pub async fn load_first(&self) -> anyhow::Result<Lease> {
+    /// From now on the first model is being loaded, as the program starts; it is for
+    /// [`load_first`](Self::load_first) to do it.
+    pub fn begin_first(&self) -> Result<First> {
         let slot = self.first()?;
-        let (before, (told, _outcome)) = slot.change(|live| (live.isq, live.begin(true)));
-        match self.bring(&slot, told, before).await {
-            Ok(()) => Ok(self.lease(None).await?),
+        let (before, (told, _)) = slot.change(|live| (live.isq, live.begin(true)));
+        Ok(First { slot, told, before })
+    }
+
+    /// Loads the first model, whose failure ends the program.
+    pub async fn load_first(&self, first: First) -> anyhow::Result<Status> {
+        match self.bring(&first.slot, first.told, first.before).await {
+            Ok(()) => Ok(status(&first.slot)),
             Err(Failure::Model(error)) => Err((*error).into()),
             Err(Failure::Refused(error)) => Err(error.into()),
         }
