@@ -14,6 +14,8 @@ fn streamed_is_whole() {
     assert!(!text.is_empty());
     assert_eq!(whole["usage"]["completion_tokens"], 12);
     assert!(whole["usage"]["prompt_tokens_details"]["cached_tokens"].is_u64());
+    let details = &whole["usage"]["completion_tokens_details"];
+    assert_eq!(details["reasoning_tokens"], 0);
     assert!(whole["timings"]["predicted_per_second"].as_f64().unwrap() > 0.0);
     let tokens = whole["choices"][0]["logprobs"]["content"]
         .as_array()

@@ -144,6 +144,8 @@ pub struct Timings {
     pub cached_tokens: usize,
     /// Tokens generated, a final stop token included.
     pub generated_tokens: usize,
+    /// Those of them that are a conversation's reasoning, with the mark before it.
+    pub reasoning_tokens: usize,
     /// From submission to the first token.
     pub time_to_first_token: Duration,
     /// From the beginning of the prompt's computation to the first token.
@@ -172,6 +174,7 @@ impl Timings {
             prompt_tokens: self.prompt_tokens + later.prompt_tokens,
             cached_tokens: self.cached_tokens + later.cached_tokens,
             generated_tokens: self.generated_tokens + later.generated_tokens,
+            reasoning_tokens: self.reasoning_tokens + later.reasoning_tokens,
             time_to_first_token: self.time_to_first_token,
             prefill: self.prefill + later.prefill,
             decode: self.decode + later.decode,

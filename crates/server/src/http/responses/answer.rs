@@ -69,7 +69,7 @@ impl Head {
             "input_tokens": prompt,
             "input_tokens_details": {"cached_tokens": timings.cached_tokens},
             "output_tokens": generated,
-            "output_tokens_details": {"reasoning_tokens": 0},
+            "output_tokens_details": {"reasoning_tokens": timings.reasoning_tokens},
             "total_tokens": prompt + generated,
         });
         if !trace.is_empty() {
