@@ -255,10 +255,43 @@ fn stored_prompts_serve_the_next_model(backend: BackendKind) {
     }
 }
 
+const LEAVES_ON: &str = "BIPLANE_TEST_LEAVES_ON";
+
+/// Starts an answer and leaves without waiting for it; run as a process of its own.
+#[test]
+#[ignore = "the end of the process is what is tested"]
+fn leaver() {
+    let Ok(backend) = std::env::var(LEAVES_ON) else {
+        return;
+    };
+    let model = model(MODELS[0], backend.parse().unwrap(), EngineConfig::default());
+    let mut answer = model
+        .submit(Request {
+            max_tokens: Some(100),
+            ignore_eos: true,
+            ..Request::new(prompt(1, 20))
+        })
+        .unwrap();
+    assert!(runtime().block_on(answer.recv()).is_some());
+    std::mem::forget((model, answer));
+}
+
+fn a_process_may_end_in_mid_answer(backend: BackendKind) {
+    for _ in 0..4 {
+        let output = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "leaver", "--ignored", "--nocapture"])
+            .env(LEAVES_ON, backend.to_string())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+}
+
 on_each_backend! {
     batched => batched_is_solo;
     cached => a_hit_is_a_miss;
     guessed => guesses_change_nothing;
+    left => a_process_may_end_in_mid_answer;
     cancelled => streams_end_and_leave_nothing;
     embedded => texts_become_vectors;
     replayed => recorded_is_replayed;
