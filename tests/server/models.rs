@@ -423,7 +423,8 @@ fn folders_have_models() {
     let (small, llama) = (server.text("small"), server.text("llama"));
     assert_ne!(small, llama);
     let entry = server.entry("llama");
-    assert_eq!(entry["biplane"]["quantization"], "Q8_0", "{entry}");
+    let formats = entry["biplane"]["quantization"].as_str().unwrap();
+    assert!(formats.starts_with("Q8_0"), "{entry}");
     let refused: PathBuf = folder.path().join("org/small/nothing");
     std::fs::create_dir(&refused).unwrap();
     let none = program(&["serve", "--port", "0", "--models-dir", path_of(&refused)]);

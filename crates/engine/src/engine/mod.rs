@@ -8,6 +8,7 @@ mod admission;
 mod ahead;
 mod answer;
 mod config;
+mod exit;
 mod guess;
 mod metrics;
 mod outbox;
@@ -159,6 +160,7 @@ impl Engine {
 
 /// The engine's thread.
 fn run(setup: Setup, ready: oneshot::Sender<Result<Engine>>) {
+    exit::at_work();
     let Setup {
         spec,
         config,
@@ -169,6 +171,7 @@ fn run(setup: Setup, ready: oneshot::Sender<Result<Engine>>) {
     let loaded = guarded(|| {
         let runner = backends::load(&spec)?;
         let guesser = guesser(&config, draft.as_ref(), &*runner)?;
+        exit::wait_for_engines();
         let budget = config
             .kv_memory
             .unwrap_or_else(|| default_budget(config.memory_share));
@@ -185,7 +188,7 @@ fn run(setup: Setup, ready: oneshot::Sender<Result<Engine>>) {
         }
     };
     // Without a vocabulary the caller has failed and says so itself.
-    let Ok(vocabulary) = vocabulary.blocking_recv() else {
+    let Ok(vocabulary) = exit::at_rest(|| vocabulary.blocking_recv()) else {
         return;
     };
     let (jobs, queue) = std_mpsc::channel();

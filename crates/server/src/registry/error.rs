@@ -41,7 +41,7 @@ pub enum Error {
     },
     #[error("{name:?} is being loaded; try again when /v1/models says that it is")]
     Loading { name: String },
-    #[error("{name:?} is answering {leases} requests; {remedy}")]
+    #[error("{name:?} is answering {leases} request{}; {remedy}", if *leases == 1 { "" } else { "s" })]
     InUse {
         name: String,
         leases: usize,

@@ -84,7 +84,7 @@ fn entry(app: &App, status: &Status) -> Value {
         "state": state(&status.stage),
         "backend": app.models.backend().name(),
         "requests": status.leases,
-        "quantization": outline.map(|outline| &outline.format),
+        "quantization": outline.map(|outline| outline.formats.join(", ")),
         "isq": status.isq.map(IsqType::name),
         "context_length": outline.map(|outline| outline.context_length),
         "weight_bytes": outline.map(|outline| outline.weight_bytes),
@@ -120,7 +120,9 @@ fn loaded(model: &Model, entry: &mut Value, own: &mut Value) {
     own["context_length"] = info.context_length.into();
     own["weight_bytes"] = info.weight_bytes.into();
     own["kv_bytes"] = (metrics.running_bytes + metrics.cached_bytes).into();
-    own["kv_budget_bytes"] = metrics.budget_bytes.into();
+    // Not known before the first step.
+    let budget = Some(metrics.budget_bytes).filter(|bytes| *bytes > 0);
+    own["kv_budget_bytes"] = json!(budget);
 }
 
 fn state(stage: &Stage) -> &'static str {
