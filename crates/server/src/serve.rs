@@ -98,7 +98,12 @@ async fn run(
     });
     let mcp = Arc::new(Mcp::default());
     if let Some((_, first)) = models.first() {
-        options.mcp.start(&mcp, first.clone())?;
+        let first = first.clone();
+        let first = match options.model.isq.isq {
+            Some(isq) => first.with_isq(isq),
+            None => first,
+        };
+        options.mcp.start(&mcp, first)?;
     }
     let equips = Arc::clone(&mcp);
     let limits = options.limits(&options.engine(models.len()));
