@@ -337,6 +337,44 @@ fn stored_prompts_serve_the_next_model(backend: BackendKind) {
     }
 }
 
+/// Llama 2's kind of tokenizer drops a space at the beginning of a text, but not in the middle of one.
+fn a_continuation_keeps_its_space(backend: BackendKind) {
+    let hf = fixture("gemma3/hf");
+    let dir = tempfile::tempdir().unwrap();
+    let config = "tokenizer_config.json";
+    std::fs::copy(hf.join(config), dir.path().join(config)).unwrap();
+    let text = std::fs::read_to_string(hf.join("tokenizer.json")).unwrap();
+    let mut json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let steps = json["decoder"]["decoders"].as_array_mut().unwrap();
+    steps.push(serde_json::json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
+    let file = dir.path().join("tokenizer.json");
+    std::fs::write(&file, json.to_string()).unwrap();
+    let model = ModelBuilder::new(hf.to_string_lossy())
+        .with_backend(backend)
+        .with_device(Device::Cpu)
+        .with_tokenizer_json(file)
+        .build_blocking()
+        .unwrap();
+    let the = model.tokenizer().id_of("▁the").unwrap();
+    let text = |tokens: Vec<u32>, continues| {
+        let request = Request {
+            max_tokens: Some(1),
+            continues,
+            sampling: SamplingParams {
+                logit_bias: vec![(the, 100.0)],
+                ..SamplingParams::default()
+            },
+            ..Request::new(tokens)
+        };
+        together(&model, &[request]).remove(0).text
+    };
+    let prompt = model.prompt_tokens("This is").unwrap();
+    assert_eq!(text(prompt.clone(), true), " the");
+    assert_eq!(text(prompt.clone(), false), "the");
+    // After a control token a text of its own begins.
+    assert_eq!(text(prompt[..1].to_vec(), true), "the");
+}
+
 const LEAVES_ON: &str = "BIPLANE_TEST_LEAVES_ON";
 
 /// Starts an answer and leaves without waiting for it; run as a process of its own.
@@ -374,6 +412,7 @@ on_each_backend! {
     real => real_models_keep_conversations_apart;
     cached => a_hit_is_a_miss;
     guessed => guesses_change_nothing;
+    continued => a_continuation_keeps_its_space;
     left => a_process_may_end_in_mid_answer;
     cancelled => streams_end_and_leave_nothing;
     embedded => texts_become_vectors;

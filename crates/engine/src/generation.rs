@@ -55,6 +55,9 @@ pub struct Request {
     pub show_special: bool,
     /// Control tokens that are written out even without [`show_special`](Self::show_special).
     pub shown_tokens: Vec<u32>,
+    /// Whether the answer goes on with the prompt's text, where the prompt ends with text: a space at its
+    /// beginning counts then. Tokenizers of SentencePiece's kind drop it from a text of its own.
+    pub continues: bool,
     /// Whether what is computed of this request may serve others that begin alike.
     pub keep_prefix: bool,
 }
@@ -73,6 +76,7 @@ impl Default for Request {
             prompt_logprobs: None,
             show_special: false,
             shown_tokens: Vec::new(),
+            continues: false,
             keep_prefix: true,
         }
     }
@@ -83,6 +87,7 @@ impl Request {
     pub fn new(tokens: Vec<u32>) -> Self {
         Request {
             tokens,
+            continues: true,
             ..Request::default()
         }
     }

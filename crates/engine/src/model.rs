@@ -264,7 +264,7 @@ impl Model {
     /// # Errors
     /// Whatever the request fails with.
     pub async fn generate(&self, prompt: &str) -> Result<Response> {
-        self.answer(self.prompt_tokens(prompt)?).await
+        self.answer(Request::new(self.prompt_tokens(prompt)?)).await
     }
 
     /// Answers a conversation.
@@ -272,13 +272,17 @@ impl Model {
     /// # Errors
     /// Whatever the request fails with.
     pub async fn chat(&self, messages: &[Message]) -> Result<Response> {
-        self.answer(self.chat_tokens(messages)?).await
+        self.answer(Request {
+            continues: false,
+            ..Request::new(self.chat_tokens(messages)?)
+        })
+        .await
     }
 
-    async fn answer(&self, tokens: Vec<u32>) -> Result<Response> {
+    async fn answer(&self, request: Request) -> Result<Response> {
         self.complete(Request {
             sampling: self.default_sampling(),
-            ..Request::new(tokens)
+            ..request
         })
         .await
     }

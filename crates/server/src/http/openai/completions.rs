@@ -91,6 +91,7 @@ fn read(model: &Model, mut fields: Fields) -> Result<Ask> {
         constraint: parse::form(&mut fields)?,
         logprobs,
         prompt_logprobs: logprobs.filter(|_| echo),
+        continues: true,
         ..Request::default()
     };
     parse::ends(&mut fields, &mut request)?;
