@@ -33,6 +33,7 @@ pub struct Strided<'a, T = f32> {
 
 impl<'a, T> Strided<'a, T> {
     /// One head's elements of one token.
+    #[inline(always)]
     fn row(&self, head: usize, token: usize, head_dim: usize) -> &'a [T] {
         let start = head * self.head_stride + token * self.token_stride;
         &self.data[start..start + head_dim]

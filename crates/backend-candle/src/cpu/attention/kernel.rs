@@ -1,4 +1,7 @@
-use std::array::from_fn;
+// Plain loops over constant lengths and no closures: what a closure calls would not have the kernel's
+// instructions, and where it is not inlined all registers go to memory.
+#![allow(clippy::needless_range_loop)]
+
 use std::ops::Range;
 
 use biplane_backend::AttentionMask;
@@ -46,6 +49,7 @@ pub(super) struct Queries<'a> {
 
 impl Queries<'_> {
     /// Head and position of a query.
+    #[inline(always)]
     fn place(&self, query: usize) -> (usize, usize) {
         let group = self.shape.heads / self.shape.kv_heads;
         let number = self.first + query;
@@ -53,6 +57,7 @@ impl Queries<'_> {
     }
 
     /// The keys a query sees.
+    #[inline(always)]
     fn visible(&self, query: usize) -> Range<usize> {
         let (_, position) = self.place(query);
         self.mask
@@ -60,6 +65,7 @@ impl Queries<'_> {
     }
 
     /// The keys that any of some queries sees: the first query sees the first, the last the last.
+    #[inline(always)]
     pub fn visible_to_any(&self, queries: Range<usize>) -> Range<usize> {
         self.visible(queries.start).start..self.visible(queries.end - 1).end
     }
@@ -70,6 +76,7 @@ impl Queries<'_> {
     }
 
     /// Keys of a block, a multiple of [`KEYS`]. It changes no result.
+    #[inline(always)]
     fn block(&self) -> usize {
         match self.k {
             Kept::F32(_) => KEY_BLOCK,
@@ -86,6 +93,7 @@ impl Queries<'_> {
     }
 
     /// One query's output.
+    #[inline(always)]
     fn out(&self, query: usize) -> *mut f32 {
         let (head, position) = self.place(query);
         let start = (position * self.shape.heads + head) * self.shape.head_dim;
@@ -338,6 +346,7 @@ impl Rows {
     }
 
     /// Without the first elements.
+    #[inline(always)]
     fn after(&self, elements: usize) -> Rows {
         Rows {
             start: self.start.wrapping_add(elements),
@@ -345,12 +354,14 @@ impl Rows {
         }
     }
 
+    #[inline(always)]
     fn row(&self, key: usize) -> *const f32 {
         self.start.wrapping_add((key - self.first) * self.stride)
     }
 }
 
 /// What two ranges share.
+#[inline(always)]
 fn clip(a: &Range<usize>, b: &Range<usize>) -> Range<usize> {
     let start = a.start.max(b.start);
     start..a.end.min(b.end).max(start)
@@ -367,10 +378,11 @@ unsafe fn score<V: Simd, const T: usize>(
     keys: &Range<usize>,
 ) {
     let d = queries.shape.head_dim;
-    let q: [*const f32; T] = from_fn(|t| {
+    let mut q = [std::ptr::null(); T];
+    for (t, q) in q.iter_mut().enumerate() {
         let (head, position) = queries.place(first + t);
-        queries.q.row(head, position, d).as_ptr()
-    });
+        *q = queries.q.row(head, position, d).as_ptr();
+    }
     let mut key = block.start;
     // SAFETY: rows of `d` elements; every query has a row of scores for `keys`.
     unsafe {
@@ -383,7 +395,11 @@ unsafe fn score<V: Simd, const T: usize>(
                     }
                 }
             }
-            let dots = dots::<V, T, KEYS>(q, from_fn(|i| rows.row(key + i)), d);
+            let mut k = [rows.row(key); KEYS];
+            for i in 1..KEYS {
+                k[i] = rows.row(key + i);
+            }
+            let dots = dots::<V, T, KEYS>(q, k, d);
             put(queries, first, key - keys.start, keys.len(), dots, scores);
             key += KEYS;
         }
@@ -405,12 +421,13 @@ unsafe fn put<const T: usize, const K: usize>(
     dots: [[f32; K]; T],
     scores: *mut f32,
 ) {
-    for (t, dots) in dots.into_iter().enumerate() {
-        let scaled = dots.map(|s| s * queries.scale);
+    for t in 0..T {
         // SAFETY: every query has a row of scores.
         unsafe {
             let to = scores.add((first + t) * width + at);
-            to.cast::<[f32; K]>().write_unaligned(scaled);
+            for i in 0..K {
+                *to.add(i) = dots[t][i] * queries.scale;
+            }
         }
     }
 }
@@ -465,33 +482,36 @@ unsafe fn weigh_block<V: Simd, const T: usize>(
     weights: *const f32,
     keys: &Range<usize>,
 ) {
-    let seen: [Range<usize>; T] = from_fn(|t| clip(&queries.visible(first + t), block));
-    let start = seen.iter().map(|r| r.start).max().unwrap_or(0);
-    let end = seen.iter().map(|r| r.end).min().unwrap_or(0);
-    let out: [*mut f32; T] = from_fn(|t| {
+    let (mut from, mut to) = ([0; T], [0; T]);
+    let (mut start, mut end) = (0, usize::MAX);
+    let mut out = [std::ptr::null_mut(); T];
+    for t in 0..T {
+        let seen = clip(&queries.visible(first + t), block);
+        (from[t], to[t]) = (seen.start, seen.end);
+        (start, end) = (start.max(seen.start), end.min(seen.end));
         // SAFETY: the elements are among the output's.
-        unsafe { queries.out(first + t).add(elements.start) }
-    });
+        out[t] = unsafe { queries.out(first + t).add(elements.start) };
+    }
     let d = elements.len();
     // SAFETY: every query has a row of weights for `keys`, counted from their start.
     unsafe {
-        let weights: [*const f32; T] = from_fn(|t| {
-            weights
-                .wrapping_add((first + t) * keys.len())
-                .wrapping_sub(keys.start)
-        });
+        let row = weights.wrapping_sub(keys.start);
+        let mut weights = [row; T];
+        for t in 0..T {
+            weights[t] = row.wrapping_add((first + t) * keys.len());
+        }
         if start >= end {
             for t in 0..T {
-                weigh::<V, 1>(rows, d, seen[t].clone(), [weights[t]], [out[t]]);
+                weigh::<V, 1>(rows, d, from[t]..to[t], [weights[t]], [out[t]]);
             }
             return;
         }
         for t in 0..T {
-            weigh::<V, 1>(rows, d, seen[t].start..start, [weights[t]], [out[t]]);
+            weigh::<V, 1>(rows, d, from[t]..start, [weights[t]], [out[t]]);
         }
         weigh::<V, T>(rows, d, start..end, weights, out);
         for t in 0..T {
-            weigh::<V, 1>(rows, d, end..seen[t].end, [weights[t]], [out[t]]);
+            weigh::<V, 1>(rows, d, end..to[t], [weights[t]], [out[t]]);
         }
     }
 }
@@ -513,22 +533,22 @@ unsafe fn weigh<V: Simd, const T: usize>(
         first: 0,
         ..*rows
     };
-    let weights = weights.map(|w| w.wrapping_add(keys.start));
+    let weights = after(weights, keys.start);
     let n = keys.len();
     // SAFETY: the caller's contract; `at` and the lanes after it stay below `d`.
     unsafe {
         let mut at = 0;
         // A lone query needs more chains of additions to keep the units busy.
         while T == 1 && at + 8 * V::LANES <= d {
-            weigh_lanes::<V, T, 8>(values.after(at), n, weights, out.map(|o| o.add(at)));
+            weigh_lanes::<V, T, 8>(values.after(at), n, weights, after_mut(out, at));
             at += 8 * V::LANES;
         }
         while at + 4 * V::LANES <= d {
-            weigh_lanes::<V, T, 4>(values.after(at), n, weights, out.map(|o| o.add(at)));
+            weigh_lanes::<V, T, 4>(values.after(at), n, weights, after_mut(out, at));
             at += 4 * V::LANES;
         }
         while at + V::LANES <= d {
-            weigh_lanes::<V, T, 1>(values.after(at), n, weights, out.map(|o| o.add(at)));
+            weigh_lanes::<V, T, 1>(values.after(at), n, weights, after_mut(out, at));
             at += V::LANES;
         }
         for at in at..d {
@@ -539,6 +559,24 @@ unsafe fn weigh<V: Simd, const T: usize>(
             }
         }
     }
+}
+
+/// Pointers that many elements further on.
+#[inline(always)]
+fn after<const T: usize>(mut pointers: [*const f32; T], elements: usize) -> [*const f32; T] {
+    for p in &mut pointers {
+        *p = p.wrapping_add(elements);
+    }
+    pointers
+}
+
+/// As [`after`].
+#[inline(always)]
+fn after_mut<const T: usize>(mut pointers: [*mut f32; T], elements: usize) -> [*mut f32; T] {
+    for p in &mut pointers {
+        *p = p.wrapping_add(elements);
+    }
+    pointers
 }
 
 /// As [`weigh`], for `N` vectors of the values' elements.
@@ -552,9 +590,9 @@ unsafe fn weigh_lanes<V: Simd, const T: usize, const N: usize>(
     // SAFETY: the caller's contract.
     unsafe {
         let mut sums = [[V::splat(0.0); N]; T];
-        for (sums, out) in sums.iter_mut().zip(out) {
-            for (i, sum) in sums.iter_mut().enumerate() {
-                *sum = V::load(out.add(i * V::LANES));
+        for t in 0..T {
+            for i in 0..N {
+                sums[t][i] = V::load(out[t].add(i * V::LANES));
             }
         }
         for key in 0..n {
@@ -572,9 +610,9 @@ unsafe fn weigh_lanes<V: Simd, const T: usize, const N: usize>(
                 }
             }
         }
-        for (sums, out) in sums.into_iter().zip(out) {
-            for (i, sum) in sums.into_iter().enumerate() {
-                V::store(out.add(i * V::LANES), sum);
+        for t in 0..T {
+            for i in 0..N {
+                V::store(out[t].add(i * V::LANES), sums[t][i]);
             }
         }
     }
