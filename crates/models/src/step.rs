@@ -69,6 +69,8 @@ impl<B: Backend> Step<'_, B> {
         v: &B::Tensor,
         scale: f32,
     ) -> Result<B::Tensor> {
+        let kept = self.backend.cache_dtype(self.dtype);
+        let (k, v) = (k.cast(kept)?, v.cast(kept)?);
         let (q, k, v) = (q.swap_axes(0, 1)?, k.swap_axes(0, 1)?, v.swap_axes(0, 1)?);
         let rows = self.num_tokens();
         let mut parts = Vec::with_capacity(self.spans.len());
