@@ -49,8 +49,8 @@ pub fn attention_dims<T: Tensor>(
     mask: AttentionMask,
 ) -> Result<AttentionDims> {
     let op = "attention";
-    crate::defaults::same_float(op, q, k)?;
-    crate::defaults::same_float(op, q, v)?;
+    crate::defaults::require_float(op, q)?;
+    crate::defaults::same_float(op, k, v)?;
     let [heads, q_len, head_dim] = q.shape().dims(op)?;
     let [kv_heads, kv_len, k_dim] = k.shape().dims(op)?;
     let fits = v.shape() == k.shape()

@@ -137,6 +137,12 @@ pub trait Backend: Clone + Debug + 'static {
         false
     }
 
+    /// The element type that keys and values are kept in where activations have `activations`: a
+    /// narrower one where that is faster and [`Backend::with_exact`] does not forbid it.
+    fn cache_dtype(&self, activations: DType) -> DType {
+        activations
+    }
+
     /// What the allocator holds.
     fn memory(&self) -> MemoryStats {
         MemoryStats::default()

@@ -155,11 +155,12 @@ pub trait Tensor: Clone + Debug + Send + 'static {
     /// Scaled dot-product attention with grouped queries: `self` is the queries
     /// `[heads, q_len, d]`, `k` and `v` are `[kv_heads, kv_len, d]`; `heads` is a multiple of
     /// `kv_heads`, and the queries are the last `q_len` of the `kv_len` positions. Gives
-    /// `[heads, q_len, d]`. The softmax is computed in `f32`.
+    /// `[heads, q_len, d]` in the queries' element type. Keys and values share one, perhaps another. The
+    /// softmax is computed in `f32`.
     ///
     /// # Errors
-    /// [`Error::Shape`] when heads, lengths or head sizes do not fit; [`Error::DType`] when element
-    /// types differ.
+    /// [`Error::Shape`] when heads, lengths or head sizes do not fit; [`Error::DType`] for what is not
+    /// floats, or when keys' and values' element types differ.
     fn attention(&self, k: &Self, v: &Self, mask: AttentionMask, scale: f32) -> Result<Self> {
         defaults::attention(self, k, v, mask, scale)
     }

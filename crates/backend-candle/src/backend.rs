@@ -116,6 +116,14 @@ impl Backend for CandleBackend {
         Ok(CandleTensor::new(tensor, shape, dtype))
     }
 
+    /// A decode step's attention takes as long as its keys and values take to come from memory.
+    fn cache_dtype(&self, activations: DType) -> DType {
+        match (self.inner.is_cpu(), self.arithmetic, activations) {
+            (true, Arithmetic::Rounded, DType::F32) => DType::F16,
+            _ => activations,
+        }
+    }
+
     fn load_matrix(&self, packed: &PackedMatrix<'_>, activations: DType) -> Result<CandleMatrix> {
         CandleMatrix::load(packed, activations, &self.inner, self.arithmetic)
     }

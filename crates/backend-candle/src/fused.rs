@@ -1,16 +1,18 @@
 //! The fused operations on the processor: our kernels over candle's `f32` storage. Callers have
 //! checked shapes, and that every operand is `F32` on the processor.
 
+use std::marker::PhantomData;
 use std::ops::{Deref, Range};
 
 use biplane_backend::{
     AttentionMask, DType, Error, Result, RopeAngles, Shape, Tensor, defaults::AttentionDims,
 };
 use candle_core::{CpuStorage, Device, Storage, StorageRef, Tensor as Inner};
+use half::{f16, slice::HalfFloatSliceExt};
 
 use crate::{
     CandleTensor, NAME,
-    cpu::{self, AttentionShape, Strided},
+    cpu::{self, AttentionShape, Kept, Strided},
     failed, memory,
 };
 
@@ -124,11 +126,8 @@ pub(crate) fn attention(
         unit_stride(op, k)?,
         unit_stride(op, v)?,
     ];
-    let [q_floats, k_floats, v_floats] = [
-        Floats::from_start(op, &q)?,
-        Floats::from_start(op, &k)?,
-        Floats::from_start(op, &v)?,
-    ];
+    let q_floats = Floats::from_start(op, &q)?;
+    let (k_kept, v_kept) = (KeptFloats::of(op, &k)?, KeptFloats::of(op, &v)?);
     let shape = AttentionShape {
         heads: dims.heads,
         kv_heads: dims.kv_heads,
@@ -140,8 +139,8 @@ pub(crate) fn attention(
     output(op, by_token, |out| {
         cpu::attention(
             strided(&q_floats, &q, [0, 1]),
-            strided(&k_floats, &k, [0, 1]),
-            strided(&v_floats, &v, [0, 1]),
+            k_kept.strided(&k),
+            v_kept.strided(&v),
             shape,
             mask,
             scale,
@@ -149,6 +148,17 @@ pub(crate) fn attention(
         );
     })?
     .swap_axes(0, 1)
+}
+
+/// A tensor of the nearest `f16` values.
+pub(crate) fn to_f16(x: &CandleTensor) -> Result<CandleTensor> {
+    let op = "cast";
+    let rows = row_major(op, x)?;
+    let rows = Floats::all(op, &rows)?;
+    let mut halves = vec![f16::ZERO; rows.len()];
+    halves.convert_from_f32_slice(&rows);
+    let inner = Inner::from_vec(halves, x.shape().as_slice(), &Device::Cpu).map_err(failed(op))?;
+    Ok(CandleTensor::new(inner, x.shape(), DType::F16))
 }
 
 /// A new tensor that `fill` writes every element of; `fill` is not called when there are none.
@@ -185,7 +195,11 @@ fn unit_stride(op: &'static str, x: &CandleTensor) -> Result<Inner> {
 }
 
 /// A view of heads and tokens, which are the axes `head` and `token` of three.
-fn strided<'a>(floats: &'a Floats<'_>, view: &Inner, [head, token]: [usize; 2]) -> Strided<'a> {
+fn strided<'a, T: Element>(
+    floats: &'a Floats<'_, T>,
+    view: &Inner,
+    [head, token]: [usize; 2],
+) -> Strided<'a, T> {
     let stride = |axis: usize| view.stride().get(axis).copied().unwrap_or(0);
     Strided {
         data: floats,
@@ -194,13 +208,60 @@ fn strided<'a>(floats: &'a Floats<'_>, view: &Inner, [head, token]: [usize; 2]) 
     }
 }
 
-/// Elements of an `F32` tensor on the processor, for as long as its storage is borrowed.
-pub(crate) struct Floats<'a> {
-    storage: StorageRef<'a>,
-    range: Range<usize>,
+/// A type of elements that kernels read.
+pub(crate) trait Element: Sized {
+    /// What a storage holds of this type.
+    fn of(storage: &CpuStorage) -> Option<&[Self]>;
 }
 
-impl<'a> Floats<'a> {
+impl Element for f32 {
+    fn of(storage: &CpuStorage) -> Option<&[f32]> {
+        match storage {
+            CpuStorage::F32(v) => Some(v),
+            _ => None,
+        }
+    }
+}
+
+impl Element for f16 {
+    fn of(storage: &CpuStorage) -> Option<&[f16]> {
+        match storage {
+            CpuStorage::F16(v) => Some(v),
+            _ => None,
+        }
+    }
+}
+
+/// Keys or values while their storage is borrowed.
+enum KeptFloats<'a> {
+    F32(Floats<'a>),
+    F16(Floats<'a, f16>),
+}
+
+impl<'a> KeptFloats<'a> {
+    fn of(op: &'static str, x: &'a Inner) -> Result<Self> {
+        Ok(match x.dtype() {
+            candle_core::DType::F16 => KeptFloats::F16(Floats::from_start(op, x)?),
+            _ => KeptFloats::F32(Floats::from_start(op, x)?),
+        })
+    }
+
+    fn strided(&self, view: &Inner) -> Kept<'_> {
+        match self {
+            KeptFloats::F32(x) => Kept::F32(strided(x, view, [0, 1])),
+            KeptFloats::F16(x) => Kept::F16(strided(x, view, [0, 1])),
+        }
+    }
+}
+
+/// Elements of a tensor on the processor, for as long as its storage is borrowed.
+pub(crate) struct Floats<'a, T = f32> {
+    storage: StorageRef<'a>,
+    range: Range<usize>,
+    element: PhantomData<T>,
+}
+
+impl<'a, T: Element> Floats<'a, T> {
     /// All elements of a row-major tensor.
     pub(crate) fn all(op: &'static str, x: &'a Inner) -> Result<Self> {
         let (storage, layout) = x.storage_and_layout();
@@ -215,36 +276,40 @@ impl<'a> Floats<'a> {
     /// From a view's first element to its storage's end.
     fn from_start(op: &'static str, x: &'a Inner) -> Result<Self> {
         let (storage, layout) = x.storage_and_layout();
-        let end = match &*storage {
-            Storage::Cpu(CpuStorage::F32(v)) => v.len(),
-            _ => 0,
-        };
+        let end = Self::elements(&storage).map_or(0, <[T]>::len);
         let start = layout.start_offset().min(end);
         Self::new(op, storage, start..end)
     }
 
     fn new(op: &'static str, storage: StorageRef<'a>, range: Range<usize>) -> Result<Self> {
-        match &*storage {
-            Storage::Cpu(CpuStorage::F32(v)) if range.end <= v.len() => {
-                Ok(Floats { storage, range })
-            }
+        match Self::elements(&storage) {
+            Some(all) if range.end <= all.len() => Ok(Floats {
+                storage,
+                range,
+                element: PhantomData,
+            }),
             _ => Err(Error::Backend {
                 backend: NAME,
                 op,
-                message: "an operand is not in the processor's memory as f32".into(),
+                message: "an operand is not in the processor's memory in the expected type".into(),
             }),
+        }
+    }
+
+    fn elements(storage: &Storage) -> Option<&[T]> {
+        match storage {
+            Storage::Cpu(storage) => T::of(storage),
+            _ => None,
         }
     }
 }
 
-impl Deref for Floats<'_> {
-    type Target = [f32];
+impl<T: Element> Deref for Floats<'_, T> {
+    type Target = [T];
 
-    fn deref(&self) -> &[f32] {
-        match &*self.storage {
-            Storage::Cpu(CpuStorage::F32(v)) => v.get(self.range.clone()).unwrap_or_default(),
-            _ => &[],
-        }
+    fn deref(&self) -> &[T] {
+        let all = Self::elements(&self.storage).unwrap_or_default();
+        all.get(self.range.clone()).unwrap_or_default()
     }
 }
 

@@ -9,7 +9,7 @@ use biplane_backend::{
 };
 use candle_core::Tensor as Inner;
 
-use crate::{CandleTensor, bytes::candle_dtype, failed, gpu, memory};
+use crate::{CandleTensor, bytes::candle_dtype, failed, fused, gpu, memory};
 
 impl CandleTensor {
     pub(crate) fn cast_to(&self, dtype: DType) -> Result<Self> {
@@ -19,6 +19,9 @@ impl CandleTensor {
         }
         if shape.numel() == 0 {
             return self.zeros_like(shape, dtype);
+        }
+        if dtype == DType::F16 && self.is_cpu_f32() {
+            return fused::to_f16(self);
         }
         let inner = self
             .inner

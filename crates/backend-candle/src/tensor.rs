@@ -160,7 +160,8 @@ impl Tensor for CandleTensor {
     }
 
     fn attention(&self, k: &Self, v: &Self, mask: AttentionMask, scale: f32) -> Result<Self> {
-        if self.is_cpu_f32() {
+        let kept = k.is_cpu_f32() || k.dtype == DType::F16 && k.inner.device().is_cpu();
+        if self.is_cpu_f32() && kept {
             let dims = defaults::attention_dims(self, k, v, mask)?;
             fused::attention(self, k, v, dims, mask, scale)
         } else {

@@ -118,6 +118,7 @@ pub fn load<B: Backend>(
         backend: B::NAME,
         device: request.backend.device(),
         dtype: built.dtype,
+        cache_dtype: request.backend.cache_dtype(built.dtype),
         vocab_size: built.dimensions.vocab_size,
         hidden_size: built.dimensions.hidden_size,
         layers: built.dimensions.layers,

@@ -20,8 +20,10 @@ pub struct ModelInfo {
     pub backend: &'static str,
     /// The device in use.
     pub device: Device,
-    /// Element type of activations and KV cache.
+    /// Element type of activations.
     pub dtype: DType,
+    /// Element type of the KV cache.
+    pub cache_dtype: DType,
     /// Number of token ids.
     pub vocab_size: usize,
     /// Width of the residual stream.
@@ -49,7 +51,7 @@ impl ModelInfo {
     pub fn kv_bytes(&self, tokens: usize, chunk: usize) -> usize {
         self.caches
             .iter()
-            .map(|c| c.bytes(tokens, chunk, self.dtype))
+            .map(|c| c.bytes(tokens, chunk, self.cache_dtype))
             .sum()
     }
 }

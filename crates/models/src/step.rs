@@ -72,6 +72,8 @@ impl<B: Backend> Step<'_, B> {
         v: &B::Tensor,
         scale: f32,
     ) -> Result<B::Tensor> {
+        let kept = self.backend.cache_dtype(self.dtype);
+        let (k, v) = (&k.cast(kept)?, &v.cast(kept)?);
         let together = match &mut self.batch {
             Some(batch) => {
                 let rows = batch.rows();

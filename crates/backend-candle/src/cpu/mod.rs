@@ -18,22 +18,44 @@ pub use matrix::{Arithmetic, CpuMatrix};
 pub use norm::{layer_norm, rms_norm};
 pub use rope::rope;
 
+use half::f16;
+
 /// A view of `[heads, tokens, head_dim]` elements whose last axis is contiguous.
 #[derive(Clone, Copy, Debug)]
-pub struct Strided<'a> {
+pub struct Strided<'a, T = f32> {
     /// The elements, from the first head's first token on.
-    pub data: &'a [f32],
+    pub data: &'a [T],
     /// Elements from one head to the next.
     pub head_stride: usize,
     /// Elements from one token to the next.
     pub token_stride: usize,
 }
 
-impl<'a> Strided<'a> {
+impl<'a, T> Strided<'a, T> {
     /// One head's elements of one token.
-    fn row(&self, head: usize, token: usize, head_dim: usize) -> &'a [f32] {
+    #[inline(always)]
+    fn row(&self, head: usize, token: usize, head_dim: usize) -> &'a [T] {
         let start = head * self.head_stride + token * self.token_stride;
         &self.data[start..start + head_dim]
+    }
+}
+
+/// Keys or values, in the type that they are kept in.
+#[derive(Clone, Copy, Debug)]
+pub enum Kept<'a> {
+    /// As they were computed.
+    F32(Strided<'a>),
+    /// Rounded, in half the memory.
+    F16(Strided<'a, f16>),
+}
+
+impl Kept<'_> {
+    /// Panics where the row is not there.
+    fn check(&self, head: usize, token: usize, head_dim: usize) {
+        match self {
+            Kept::F32(x) => _ = x.row(head, token, head_dim),
+            Kept::F16(x) => _ = x.row(head, token, head_dim),
+        }
     }
 }
 
@@ -47,6 +69,15 @@ unsafe impl Sync for SharedOut {}
 unsafe impl Send for SharedOut {}
 
 impl SharedOut {
+    /// Where element `start` is.
+    ///
+    /// # Safety
+    /// It lies in the output.
+    unsafe fn at(self, start: usize) -> *mut f32 {
+        // SAFETY: the caller's contract.
+        unsafe { self.0.add(start) }
+    }
+
     /// Elements `start .. start + len`.
     ///
     /// # Safety

@@ -1,14 +1,19 @@
 //! A pool of threads that stay: waking them costs about a microsecond while they still spin.
 //!
-//! One job runs at a time. Its tasks are claimed one by one from a counter, by the caller too, so a
-//! thread that the system takes away holds up no more than the task it is in. Nothing is allocated
-//! for a job.
+//! One job runs at a time. Every thread, the caller too, has a stretch of its tasks, so that it reads
+//! memory in order, claims them one by one, and then those left of the others' stretches: a thread that
+//! the system takes away holds up no more than the task it is in. Nothing is allocated for a job.
+//!
+//! A worker without a task fetches what it will read in the next job into its cache: see [`Ahead`].
 
 use std::any::Any;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
+
+use super::simd::prefetch;
 
 /// Rounds a worker spins for the next job before it sleeps: some tens of microseconds, longer than
 /// the gaps between the operations of a decode step.
@@ -27,12 +32,42 @@ struct Line<T>(T);
 
 type Task<'a> = &'a (dyn Fn(usize) + Sync);
 
+/// Threads besides the caller's that [`Ahead`] has places for.
+const AHEAD_THREADS: usize = 7;
+/// Most bytes that a worker fetches ahead: a part of a second-level cache.
+const AHEAD_BYTES: usize = 256 * 1024;
+/// Bytes between two looks for a job.
+const AHEAD_STEP: usize = 512;
+const CACHE_LINE: usize = 64;
+
+/// Where each worker begins to read in the next job: addresses and lengths. Hints, which may be
+/// outdated: nothing is read but by prefetches, which never fault.
 #[derive(Default)]
+pub struct Ahead([(AtomicUsize, AtomicUsize); AHEAD_THREADS]);
+
+impl Ahead {
+    /// Says what each worker reads first: `first` gives that of a worker, by its number from 1 on.
+    pub fn set<T>(&self, first: impl Fn(usize) -> Option<*const [T]>) {
+        for (i, (start, bytes)) in self.0.iter().enumerate().take(threads() - 1) {
+            let region = first(i + 1);
+            let address = region.map_or(0, |r| r.cast::<u8>().addr());
+            let len = region.map_or(0, |r| r.len() * size_of::<T>());
+            // Writing what is there already would take the line from the workers' caches.
+            if start.load(Ordering::Relaxed) != address {
+                start.store(address, Ordering::Relaxed);
+                bytes.store(len, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
 struct Shared {
     /// Job number, [`OPEN`], and how many workers are inside.
     state: Line<AtomicU64>,
-    /// The next unclaimed task.
-    next: Line<AtomicUsize>,
+    /// The next unclaimed task of every thread's stretch, the caller's first.
+    next: Box<[Line<AtomicUsize>]>,
+    /// What [`Ahead`] said for this job.
+    ahead: Ahead,
     tasks: AtomicUsize,
     /// Points at the caller's `Task`; valid while a worker is inside an open job.
     job: AtomicPtr<()>,
@@ -81,16 +116,27 @@ pub fn set_threads(n: usize) {
 /// From inside a task the caller does all of it itself; while another thread's job runs it begins by
 /// itself, and shares what is left when that job has ended. A panic in a task reaches the caller after the tasks that run have ended; the unclaimed ones are dropped.
 pub fn parallel_for(tasks: usize, f: impl Fn(usize) + Sync) {
+    static NOTHING: Ahead = Ahead([const { (AtomicUsize::new(0), AtomicUsize::new(0)) }; _]);
+    parallel_for_then(&NOTHING, tasks, f);
+}
+
+/// As [`parallel_for`], where it is known what the next job reads.
+pub fn parallel_for_then(ahead: &Ahead, tasks: usize, f: impl Fn(usize) + Sync) {
     for first in 0..tasks {
-        if tasks - first > 1 && threads() > 1 && share(tasks - first, &|i| f(first + i)) {
+        if tasks - first > 1 && threads() > 1 && share(ahead, tasks - first, &|i| f(first + i)) {
             return;
         }
         f(first);
     }
 }
 
+/// The stretch of a job's tasks that is a thread's own; the caller is thread 0.
+pub fn stretch(tasks: usize, thread: usize, threads: usize) -> Range<usize> {
+    tasks * thread / threads..tasks * (thread + 1) / threads
+}
+
 /// Runs a job on the pool, if no other is running there.
-fn share(tasks: usize, f: &(impl Fn(usize) + Sync)) -> bool {
+fn share(ahead: &Ahead, tasks: usize, f: &(impl Fn(usize) + Sync)) -> bool {
     let mut guard = match pool().try_lock() {
         Ok(guard) => guard,
         Err(std::sync::TryLockError::Poisoned(e)) => e.into_inner(),
@@ -98,7 +144,7 @@ fn share(tasks: usize, f: &(impl Fn(usize) + Sync)) -> bool {
     };
     let panic = guard
         .get_or_insert_with(|| Pool::start(threads() - 1))
-        .run(tasks, f);
+        .run(ahead, tasks, f);
     drop(guard);
     if let Some(panic) = panic {
         resume_unwind(panic);
@@ -129,13 +175,21 @@ fn physical_cores() -> Option<usize> {
 impl Pool {
     /// Starts workers; fewer if the system gives no more threads.
     fn start(n: usize) -> Pool {
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared {
+            state: Line::default(),
+            next: (0..=n).map(|_| Line::default()).collect(),
+            ahead: Ahead::default(),
+            tasks: AtomicUsize::new(0),
+            job: AtomicPtr::default(),
+            stop: AtomicBool::new(false),
+            panic: Mutex::new(None),
+        });
         let spawn = |i: usize| {
             let asleep = Arc::new(AtomicBool::new(false));
             let (s, a) = (shared.clone(), asleep.clone());
             let handle = std::thread::Builder::new()
                 .name(format!("biplane-cpu-{i}"))
-                .spawn(move || s.work(&a))
+                .spawn(move || s.work(i, &a))
                 .ok()?;
             Some(Worker { asleep, handle })
         };
@@ -144,9 +198,17 @@ impl Pool {
     }
 
     /// Runs a job; gives the panic of a task.
-    fn run(&mut self, tasks: usize, f: Task<'_>) -> Option<Box<dyn Any + Send>> {
+    fn run(&mut self, ahead: &Ahead, tasks: usize, f: Task<'_>) -> Option<Box<dyn Any + Send>> {
         let shared = &*self.shared;
-        shared.next.0.store(0, Ordering::Relaxed);
+        let threads = shared.next.len();
+        for (i, next) in shared.next.iter().enumerate() {
+            next.0
+                .store(stretch(tasks, i, threads).start, Ordering::Relaxed);
+        }
+        for (to, from) in shared.ahead.0.iter().zip(&ahead.0).take(threads - 1) {
+            to.0.store(from.0.load(Ordering::Relaxed), Ordering::Relaxed);
+            to.1.store(from.1.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
         shared.tasks.store(tasks, Ordering::Relaxed);
         shared
             .job
@@ -158,7 +220,7 @@ impl Pool {
                 worker.handle.thread().unpark();
             }
         }
-        shared.claim(tasks, f);
+        shared.claim(0, tasks, f);
         // No one may join now: `f` must outlive everyone inside.
         shared.state.0.fetch_and(!OPEN, Ordering::AcqRel);
         let mut spins = 0u32;
@@ -186,25 +248,48 @@ impl Drop for Pool {
 }
 
 impl Shared {
-    /// Does tasks until none is left.
-    fn claim(&self, tasks: usize, f: Task<'_>) {
+    /// Does tasks until none is left, those of the thread's own stretch first.
+    fn claim(&self, thread: usize, tasks: usize, f: Task<'_>) {
+        let threads = self.next.len();
         let outcome = catch_unwind(AssertUnwindSafe(|| {
-            loop {
-                let i = self.next.0.fetch_add(1, Ordering::Relaxed);
-                if i >= tasks {
-                    break;
+            for owner in (thread..threads).chain(0..thread) {
+                let end = stretch(tasks, owner, threads).end;
+                let next = &self.next[owner].0;
+                loop {
+                    let i = next.fetch_add(1, Ordering::Relaxed);
+                    if i >= end {
+                        break;
+                    }
+                    f(i);
                 }
-                f(i);
             }
         }));
         if let Err(panic) = outcome {
-            self.next.0.store(tasks, Ordering::Relaxed);
+            for next in &self.next {
+                next.0.store(tasks, Ordering::Relaxed);
+            }
             lock(&self.panic).get_or_insert(panic);
         }
     }
 
+    /// Fetches what worker `thread` will read in the next job, until that one is there.
+    fn fetch_ahead(&self, thread: usize, job: u64) {
+        let Some((start, bytes)) = self.ahead.0.get(thread - 1) else {
+            return;
+        };
+        let start = std::ptr::without_provenance::<u8>(start.load(Ordering::Relaxed));
+        let bytes = bytes.load(Ordering::Relaxed).min(AHEAD_BYTES);
+        for at in (0..bytes).step_by(CACHE_LINE) {
+            let another = || self.state.0.load(Ordering::Relaxed) / NEXT_JOB != job / NEXT_JOB;
+            if at.is_multiple_of(AHEAD_STEP) && another() {
+                return;
+            }
+            prefetch(start.wrapping_add(at));
+        }
+    }
+
     /// A worker's life.
-    fn work(&self, asleep: &AtomicBool) {
+    fn work(&self, thread: usize, asleep: &AtomicBool) {
         let mut seen = 0;
         while let Some(state) = self.wait_for_job(seen, asleep) {
             let joined = self.state.0.compare_exchange(
@@ -221,8 +306,9 @@ impl Shared {
             // SAFETY: the job was open when this thread joined, so the caller, whose `Task` this
             // is, waits until this thread leaves.
             let f = unsafe { *f };
-            self.claim(self.tasks.load(Ordering::Relaxed), f);
+            self.claim(thread, self.tasks.load(Ordering::Relaxed), f);
             self.state.0.fetch_sub(1, Ordering::AcqRel);
+            self.fetch_ahead(thread, seen);
         }
     }
 

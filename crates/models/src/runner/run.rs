@@ -321,7 +321,7 @@ impl<B: Backend> ModelRunner for Runner<B> {
 
     fn bytes(&self, slot: SlotId, added: usize) -> usize {
         self.slot(slot)
-            .map_or(0, |cache| cache.bytes(added, self.info.dtype))
+            .map_or(0, |cache| cache.bytes(added, self.info.cache_dtype))
     }
 
     fn can_go_back_to(&self, slot: SlotId, len: usize) -> bool {
@@ -341,7 +341,7 @@ impl<B: Backend> ModelRunner for Runner<B> {
         self.reachable(slot, len)?;
         self.alone(slot)?;
         let cache = self.slot(slot)?;
-        let copy = cache.fork(&self.backend, len, self.info.dtype)?;
+        let copy = cache.fork(&self.backend, len, self.info.cache_dtype)?;
         Ok(self.insert(copy))
     }
 
@@ -353,7 +353,8 @@ impl<B: Backend> ModelRunner for Runner<B> {
 
     fn import(&mut self, bytes: &[u8], len: usize) -> Result<SlotId> {
         let info = &self.info;
-        let cache = SequenceCache::import(&self.backend, &info.caches, bytes, len, info.dtype)?;
+        let cache =
+            SequenceCache::import(&self.backend, &info.caches, bytes, len, info.cache_dtype)?;
         Ok(self.insert(cache))
     }
 

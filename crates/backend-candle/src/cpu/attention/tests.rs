@@ -1,4 +1,5 @@
 use super::*;
+use half::f16;
 
 /// Heads' keys and values head-major with spare capacity, queries token-major: as the cache and a
 /// projection give them.
@@ -8,6 +9,8 @@ struct Case {
     k: Vec<f32>,
     v: Vec<f32>,
     capacity: usize,
+    /// Whether keys and values are kept as `f16`.
+    halves: bool,
 }
 
 fn noise(n: usize, seed: u32) -> Vec<f32> {
@@ -39,7 +42,16 @@ impl Case {
             k,
             v: noise(kv_heads * capacity * head_dim, 3),
             capacity,
+            halves: false,
         }
+    }
+
+    /// Keys and values rounded to what `f16` holds.
+    fn rounded(mut self) -> Case {
+        for x in self.k.iter_mut().chain(&mut self.v) {
+            *x = f16::from_f32(*x).to_f32();
+        }
+        self
     }
 
     /// Attention of queries `from ..` of the last `to` positions, as a chunked prefill would call it.
@@ -68,11 +80,25 @@ impl Case {
             token_stride: head_dim,
         };
         let mut out = vec![f32::NAN; (to - from) * token];
+        if self.halves {
+            let halves = |x: &[f32]| x.iter().map(|&x| f16::from_f32(x)).collect::<Vec<_>>();
+            let (k, v) = (halves(&self.k), halves(&self.v));
+            let cached = |data| {
+                Kept::F16(Strided {
+                    data,
+                    head_stride: self.capacity * head_dim,
+                    token_stride: head_dim,
+                })
+            };
+            let (k, v) = (cached(&k), cached(&v));
+            attention_with(isa, q, k, v, shape, mask, 0.3, &mut out);
+            return out;
+        }
         attention_with(
             isa,
             q,
-            cached(&self.k),
-            cached(&self.v),
+            Kept::F32(cached(&self.k)),
+            Kept::F32(cached(&self.v)),
             shape,
             mask,
             0.3,
@@ -161,6 +187,57 @@ fn a_query_does_not_depend_on_the_others_of_its_call() {
                     parts.extend(case.run(isa, *mask, from, q_len.min(from + chunk)));
                 }
                 assert!(parts == whole, "{isa:?} {mask:?} in chunks of {chunk}");
+            }
+        }
+    }
+}
+
+#[test]
+fn halves_give_what_floats_of_their_values_give() {
+    for (heads, kv_heads, q_len, kv_len, d) in [
+        (9, 3, 1, 300, 64),
+        (4, 1, 37, 150, 256),
+        (6, 2, 20, 131, 13),
+    ] {
+        let mut case = Case::new(heads, kv_heads, q_len, kv_len, d).rounded();
+        for &isa in Isa::available() {
+            for mask in MASKS {
+                case.halves = false;
+                let floats = case.run(isa, mask, 0, q_len);
+                case.halves = true;
+                let halves = case.run(isa, mask, 0, q_len);
+                assert!(halves == floats, "{isa:?} {:?} {mask:?}", case.shape);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_split_among_threads_changes_nothing() {
+    for (heads, kv_heads, q_len, kv_len, d) in [
+        (9, 3, 1, 700, 64),
+        (4, 1, 1, 1030, 256),
+        (4, 2, 3, 333, 104),
+        (3, 1, 4, 260, 13),
+    ] {
+        let mut case = Case::new(heads, kv_heads, q_len, kv_len, d).rounded();
+        for (&isa, halves) in Isa::available()
+            .iter()
+            .flat_map(|isa| [(isa, false), (isa, true)])
+        {
+            case.halves = halves;
+            for mask in MASKS {
+                pool::set_threads(1);
+                let alone = case.run(isa, mask, 0, q_len);
+                for threads in [2, 3, 5] {
+                    pool::set_threads(threads);
+                    let shared = case.run(isa, mask, 0, q_len);
+                    assert!(
+                        shared == alone,
+                        "{isa:?} {:?} {mask:?} {threads}",
+                        case.shape
+                    );
+                }
             }
         }
     }

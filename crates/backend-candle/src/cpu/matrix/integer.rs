@@ -224,21 +224,26 @@ unsafe fn tile<V: Simd, C: Quads, const R: usize, const T: usize>(
     // SAFETY: `multiply` has checked that all words and activations are there.
     unsafe {
         let x = p.x.as_ptr().add((p.first + token) * row_words);
-        let x: [*const u32; T] = std::array::from_fn(|t| x.wrapping_add(t * row_words));
+        let mut x = [x; T];
+        for t in 1..T {
+            x[t] = x[t].wrapping_add(t * row_words);
+        }
         let mut acc = [[V::splat(0.0); T]; R];
         let mut word = p.words.as_ptr();
         let mut at = 0;
+        let (scale_words, header_words) = (layout.scale_words(), layout.header_words());
+        let group_blocks = layout.group / (4 * C::QUADS);
         for _ in 0..layout.groups() {
             let mut scales = [V::splat(0.0); R];
             let mut biases = [V::splat(0.0); R];
             for r in 0..R {
                 scales[r] = load_scale::<V>(ty, word, first + r);
                 if stored {
-                    biases[r] = load_scale::<V>(ty, word.add(layout.scale_words()), first + r);
+                    biases[r] = load_scale::<V>(ty, word.add(scale_words), first + r);
                 }
             }
-            word = word.add(layout.header_words());
-            for _ in 0..layout.group_blocks() {
+            word = word.add(header_words);
+            for _ in 0..group_blocks {
                 if T <= DIRECT && first == 0 {
                     for line in (0..C::BLOCK_WORDS).step_by(LINE) {
                         prefetch(word.wrapping_add(AHEAD + line));

@@ -13,13 +13,14 @@ mod tests;
 use std::cell::Cell;
 use std::fmt;
 use std::marker::PhantomData;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use biplane_backend::repack::dequantize_value;
 use biplane_backend::{Error, PackedMatrix, Result};
 
+use super::pool::{self, Ahead};
 use super::simd::{Isa, launch};
-use super::{SharedOut, for_row_chunks, pool};
+use super::{SharedOut, for_row_chunks};
 use activations::{Arrangement, arrange};
 use codec::{Codec, PANEL};
 use kernels::{Gemv, Product, gemm};
@@ -37,6 +38,9 @@ struct Packed {
     layout: Layout,
     data: Vec<Line>,
     arithmetic: Arithmetic,
+    /// What the job reads that followed the last one that began with this matrix: a model's decode steps
+    /// are all alike.
+    ahead: Ahead,
 }
 
 /// How products are computed.
@@ -77,6 +81,8 @@ impl fmt::Debug for CpuMatrix {
 thread_local! {
     /// Room for arranged activations, kept from call to call.
     static SCRATCH: Cell<Vec<u32>> = const { Cell::new(Vec::new()) };
+    /// The first matrix of the last job.
+    static LAST: Cell<Weak<Packed>> = const { Cell::new(Weak::new()) };
 }
 
 /// The first `words` words of a buffer that grows.
@@ -88,6 +94,7 @@ fn room(scratch: &mut Vec<u32>, words: usize) -> &mut [u32] {
 }
 
 /// One matrix of a job of several.
+#[derive(Clone, Copy)]
 struct Part<'a> {
     matrix: &'a CpuMatrix,
     at: Rounding,
@@ -103,7 +110,11 @@ struct Part<'a> {
     out: SharedOut,
 }
 
-/// Multiplies rounded activations with quantized matrices. Those that see them alike share them.
+/// Most matrices of a job.
+const TOGETHER: usize = 4;
+
+/// Multiplies rounded activations with quantized matrices, at most [`TOGETHER`]. Those that see them
+/// alike share them.
 fn rounded_products(isa: Isa, each: &mut [(&CpuMatrix, &mut [f32])], x: &[f32], rows: usize) {
     /// Multiply-adds that a task should have at least: about a microsecond.
     const WORTHWHILE: usize = 48 * 1024;
@@ -113,14 +124,14 @@ fn rounded_products(isa: Isa, each: &mut [(&CpuMatrix, &mut [f32])], x: &[f32], 
         return;
     }
     let mut scratch = SCRATCH.take();
-    let mut parts: Vec<Part<'_>> = Vec::with_capacity(each.len());
+    let mut parts = [None::<Part<'_>>; TOGETHER];
     let (mut words, mut tasks) = (0, 0);
-    for (matrix, out) in each {
+    for (i, (matrix, out)) in each.iter_mut().enumerate() {
         let layout = &matrix.inner.layout;
         assert_eq!(x.len(), rows * layout.cols, "x is [rows, in]");
         assert_eq!(out.len(), rows * layout.rows, "out is [rows, out]");
         let at = Rounding::new(layout, rows);
-        let start = match parts.iter().find(|p| p.at == at) {
+        let start = match parts[..i].iter().flatten().find(|p| p.at == at) {
             Some(same) => same.start,
             None => {
                 let rounded = &mut room(&mut scratch, words + at.len())[words..];
@@ -148,20 +159,42 @@ fn rounded_products(isa: Isa, each: &mut [(&CpuMatrix, &mut [f32])], x: &[f32], 
             out: SharedOut(out.as_mut_ptr()),
         };
         tasks += part.tasks;
-        parts.push(part);
+        parts[i] = Some(part);
+    }
+    let Some(first) = &parts[0] else { return };
+    let first = &first.matrix.inner;
+    let part_of = |task| {
+        let here = |p: &&Part<'_>| task < p.first_task + p.tasks;
+        parts.iter().flatten().find(here)
+    };
+    if let Some(last) = LAST.replace(Arc::downgrade(first)).upgrade() {
+        let threads = pool::threads();
+        last.ahead.set(|thread| {
+            let task = pool::stretch(tasks, thread, threads).start;
+            part_of(task).map(|part| part.words_from(task))
+        });
     }
     let x = &scratch[..words];
-    pool::parallel_for(tasks, |task| {
-        let here = |p: &&Part<'_>| task < p.first_task + p.tasks;
-        if let Some(part) = parts.iter().find(here) {
+    pool::parallel_for_then(&first.ahead, tasks, |task| {
+        if let Some(part) = part_of(task) {
             part.run(isa, x, task - part.first_task);
         }
     });
-    drop(parts);
     SCRATCH.set(scratch);
 }
 
 impl Part<'_> {
+    /// The matrix's words from those that a task of the job begins with.
+    fn words_from(&self, task: usize) -> *const [u32] {
+        let layout = &self.matrix.inner.layout;
+        let chunks = layout.panels().div_ceil(self.chunk);
+        let panel = (task - self.first_task) % chunks * self.chunk;
+        let words = bytemuck::cast_slice::<Line, u32>(&self.matrix.inner.data);
+        words
+            .get(panel * layout.panel_words()..)
+            .unwrap_or_default()
+    }
+
     fn run(&self, isa: Isa, x: &[u32], task: usize) {
         let layout = &self.matrix.inner.layout;
         let Format::Codes { bits, block } = layout.format else {
@@ -201,6 +234,7 @@ impl CpuMatrix {
                 layout,
                 data,
                 arithmetic,
+                ahead: Ahead::default(),
             }),
         })
     }
@@ -247,7 +281,10 @@ impl CpuMatrix {
     /// As [`Self::matmul_t`].
     pub fn matmul_t_each(each: &mut [(&CpuMatrix, &mut [f32])], x: &[f32], rows: usize) {
         if each.iter().all(|(m, _)| m.is_rounded()) {
-            return rounded_products(Isa::get(), each, x, rows);
+            for some in each.chunks_mut(TOGETHER) {
+                rounded_products(Isa::get(), some, x, rows);
+            }
+            return;
         }
         for (matrix, out) in each {
             matrix.matmul_t(x, rows, out);

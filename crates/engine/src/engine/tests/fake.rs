@@ -58,6 +58,7 @@ impl FakeRunner {
                 backend: "fake",
                 device: Device::Cpu,
                 dtype: DType::F32,
+                cache_dtype: DType::F32,
                 vocab_size: VOCAB,
                 hidden_size: 2,
                 layers: 1,
