@@ -169,7 +169,7 @@ impl Form {
                     _ => false,
                 }
         };
-        if !matrices.iter().all(|m| alike(m)) {
+        if !matrices.iter().all(alike) {
             return Ok(None);
         }
         let parts: Vec<_> = matrices.iter().map(|m| m.form.parts()).collect();
