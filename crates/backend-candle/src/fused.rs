@@ -7,8 +7,8 @@ use std::ops::{Deref, Range};
 use biplane_backend::{
     AttentionMask, DType, Error, Result, RopeAngles, Shape, Tensor, defaults::AttentionDims,
 };
-use half::{f16, slice::HalfFloatSliceExt};
 use candle_core::{CpuStorage, Device, Storage, StorageRef, Tensor as Inner};
+use half::{f16, slice::HalfFloatSliceExt};
 
 use crate::{
     CandleTensor, NAME,

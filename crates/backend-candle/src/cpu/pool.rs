@@ -202,7 +202,8 @@ impl Pool {
         let shared = &*self.shared;
         let threads = shared.next.len();
         for (i, next) in shared.next.iter().enumerate() {
-            next.0.store(stretch(tasks, i, threads).start, Ordering::Relaxed);
+            next.0
+                .store(stretch(tasks, i, threads).start, Ordering::Relaxed);
         }
         for (to, from) in shared.ahead.0.iter().zip(&ahead.0).take(threads - 1) {
             to.0.store(from.0.load(Ordering::Relaxed), Ordering::Relaxed);

@@ -349,7 +349,8 @@ impl<B: Backend> ModelRunner for Runner<B> {
 
     fn import(&mut self, bytes: &[u8], len: usize) -> Result<SlotId> {
         let info = &self.info;
-        let cache = SequenceCache::import(&self.backend, &info.caches, bytes, len, info.cache_dtype)?;
+        let cache =
+            SequenceCache::import(&self.backend, &info.caches, bytes, len, info.cache_dtype)?;
         Ok(self.insert(cache))
     }
 

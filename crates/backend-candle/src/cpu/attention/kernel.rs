@@ -147,7 +147,12 @@ impl Kernel for Scores<'_> {
         assert!(self.room.len() >= self.queries.room_len());
         // SAFETY: as in `Whole`; no other task writes these keys' scores.
         unsafe {
-            score_keys::<V>(&self.queries, self.keys, self.scores, self.room.as_mut_ptr());
+            score_keys::<V>(
+                &self.queries,
+                self.keys,
+                self.scores,
+                self.room.as_mut_ptr(),
+            );
         }
     }
 }
@@ -266,12 +271,12 @@ unsafe fn weigh_values<V: Simd>(
             let rows = Rows::of::<V>(queries.v, queries.kv_head, &block, &elements, room);
             for first in (0..n).step_by(TILE) {
                 match n - first {
-                    1 => {
-                        weigh_block::<V, 1>(queries, &rows, &elements, first, &block, weights, &keys)
-                    }
-                    2 => {
-                        weigh_block::<V, 2>(queries, &rows, &elements, first, &block, weights, &keys)
-                    }
+                    1 => weigh_block::<V, 1>(
+                        queries, &rows, &elements, first, &block, weights, &keys,
+                    ),
+                    2 => weigh_block::<V, 2>(
+                        queries, &rows, &elements, first, &block, weights, &keys,
+                    ),
                     _ => weigh_block::<V, TILE>(
                         queries, &rows, &elements, first, &block, weights, &keys,
                     ),

@@ -125,7 +125,8 @@ fn attention_with(
         count,
         out,
     };
-    if worthwhile && per_kv_head <= MAX_QUERIES && kv_len >= WORTH_SPLITTING && pool::threads() > 1 {
+    if worthwhile && per_kv_head <= MAX_QUERIES && kv_len >= WORTH_SPLITTING && pool::threads() > 1
+    {
         return Split::of(&queries(0, 0, per_kv_head)).run(isa);
     }
     let chunk = (CACHED_SCORES / kv_len)
@@ -234,7 +235,8 @@ impl<'a> Split<'a> {
             }
             // SAFETY: all tasks that write the head's scores have ended, and this is the only one that
             // saw the last of them end.
-            let (scores, factors) = unsafe { (all.part(kv_head * len, len), states.factors(kv_head)) };
+            let (scores, factors) =
+                unsafe { (all.part(kv_head * len, len), states.factors(kv_head)) };
             let kernel = Soften {
                 queries,
                 scores,

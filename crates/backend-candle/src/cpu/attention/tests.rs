@@ -194,9 +194,11 @@ fn a_query_does_not_depend_on_the_others_of_its_call() {
 
 #[test]
 fn halves_give_what_floats_of_their_values_give() {
-    for (heads, kv_heads, q_len, kv_len, d) in
-        [(9, 3, 1, 300, 64), (4, 1, 37, 150, 256), (6, 2, 20, 131, 13)]
-    {
+    for (heads, kv_heads, q_len, kv_len, d) in [
+        (9, 3, 1, 300, 64),
+        (4, 1, 37, 150, 256),
+        (6, 2, 20, 131, 13),
+    ] {
         let mut case = Case::new(heads, kv_heads, q_len, kv_len, d).rounded();
         for &isa in Isa::available() {
             for mask in MASKS {
@@ -230,7 +232,11 @@ fn a_split_among_threads_changes_nothing() {
                 for threads in [2, 3, 5] {
                     pool::set_threads(threads);
                     let shared = case.run(isa, mask, 0, q_len);
-                    assert!(shared == alone, "{isa:?} {:?} {mask:?} {threads}", case.shape);
+                    assert!(
+                        shared == alone,
+                        "{isa:?} {:?} {mask:?} {threads}",
+                        case.shape
+                    );
                 }
             }
         }

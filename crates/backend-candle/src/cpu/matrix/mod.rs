@@ -18,8 +18,8 @@ use std::sync::{Arc, Weak};
 use biplane_backend::repack::dequantize_value;
 use biplane_backend::{Error, PackedMatrix, Result};
 
-use super::simd::{Isa, launch};
 use super::pool::{self, Ahead};
+use super::simd::{Isa, launch};
 use super::{SharedOut, for_row_chunks};
 use activations::{Arrangement, arrange};
 use codec::{Codec, PANEL};
@@ -190,7 +190,9 @@ impl Part<'_> {
         let chunks = layout.panels().div_ceil(self.chunk);
         let panel = (task - self.first_task) % chunks * self.chunk;
         let words = bytemuck::cast_slice::<Line, u32>(&self.matrix.inner.data);
-        words.get(panel * layout.panel_words()..).unwrap_or_default()
+        words
+            .get(panel * layout.panel_words()..)
+            .unwrap_or_default()
     }
 
     fn run(&self, isa: Isa, x: &[u32], task: usize) {
