@@ -1,10 +1,11 @@
 //! The engine on real computation: who else is served, and what was kept, changes no answer.
 
+use biplane::tokenizer::Specials;
 use biplane::{
     BackendKind, Device, EngineConfig, Event, FinishReason, Guess, Model, ModelBuilder, Pooling,
     Request, Response, SamplingParams, Speculation,
 };
-use biplane_tests::{fixture, on_each_backend};
+use biplane_tests::{fixture, on_each_backend, real_model};
 
 /// Full caches, and a window of 16 tokens in most layers.
 const MODELS: [&str; 2] = ["llama/mlx-4bit", "gemma3/mlx-4bit"];
@@ -101,6 +102,87 @@ fn batched_is_solo(backend: BackendKind) {
         for n in [2, 4, 8, 16] {
             let model = model(name, backend, EngineConfig::default());
             assert_alike(&together(&model, &all[..n]), &want[..n]);
+        }
+    }
+}
+
+/// A model's share of a request: the likelihoods too, which candle gives bit for bit.
+fn facts(response: &Response, backend: BackendKind) -> (Vec<u32>, String, Vec<u32>) {
+    let bits = match backend {
+        BackendKind::Candle => {
+            let logprobs = response.logprobs.iter();
+            logprobs.map(|l| l.logprob.to_bits()).collect()
+        }
+        BackendKind::Mlx => Vec::new(),
+    };
+    (response.tokens.clone(), response.text.clone(), bits)
+}
+
+/// Real models with up to 16 conversations of one beginning; each names its own animal.
+fn real_models_keep_conversations_apart(backend: BackendKind) {
+    const ANIMALS: [&str; 16] = [
+        "cat", "dog", "horse", "whale", "eagle", "snake", "tiger", "shark", "mouse", "sheep",
+        "camel", "otter", "crow", "toad", "moose", "hen",
+    ];
+    // MLX's processor kernels take minutes for all of it.
+    let long = backend == BackendKind::Candle || std::env::var_os("BIPLANE_TEST_LONG").is_some();
+    let (sizes, tokens): (&[usize], _) = match long {
+        true => (&[1, 2, 4, 8, 16], 12),
+        false => (&[1, 3], 3),
+    };
+    for file in [
+        "smollm2-135m-instruct-q4_1.gguf",
+        "gemma-3-270m-q4_k_m.gguf",
+    ] {
+        let Some(path) = real_model(file) else {
+            return;
+        };
+        let loaded = |prefix_cache| {
+            ModelBuilder::new(path.to_string_lossy())
+                .with_backend(backend)
+                .with_device(Device::Cpu)
+                .with_engine(EngineConfig {
+                    prefix_cache,
+                    ..EngineConfig::default()
+                })
+                .build_blocking()
+                .unwrap()
+        };
+        let model = loaded(false);
+        let most = sizes.iter().max().unwrap();
+        let all: Vec<_> = ANIMALS[..*most]
+            .iter()
+            .enumerate()
+            .map(|(i, animal)| {
+                let text =
+                    format!("What is known of animals, where they live and eat: the {animal}");
+                let ids = model.tokenizer().encode_with_bos(&text, Specials::Plain);
+                Request {
+                    max_tokens: Some(tokens),
+                    ignore_eos: true,
+                    logprobs: Some(1),
+                    sampling: SamplingParams {
+                        temperature: [0.0, 0.7][i % 2],
+                        seed: Some(i as u64),
+                        ..SamplingParams::default()
+                    },
+                    ..Request::new(ids.unwrap())
+                }
+            })
+            .collect();
+        let told = |model: &Model, n: usize| -> Vec<_> {
+            let answers = together(model, &all[..n]);
+            answers.iter().map(|r| facts(r, backend)).collect()
+        };
+        let solo: Vec<_> = one_by_one(&model, &all)
+            .iter()
+            .map(|r| facts(r, backend))
+            .collect();
+        let cached = loaded(true);
+        for &n in sizes {
+            assert_eq!(told(&model, n), solo[..n], "{file}, {n} at once");
+            // First a miss, then hits of ever more.
+            assert_eq!(told(&cached, n), solo[..n], "{file}, {n} at once, cached");
         }
     }
 }
@@ -255,10 +337,83 @@ fn stored_prompts_serve_the_next_model(backend: BackendKind) {
     }
 }
 
+/// Llama 2's kind of tokenizer drops a space at the beginning of a text, but not in the middle of one.
+fn a_continuation_keeps_its_space(backend: BackendKind) {
+    let hf = fixture("gemma3/hf");
+    let dir = tempfile::tempdir().unwrap();
+    let config = "tokenizer_config.json";
+    std::fs::copy(hf.join(config), dir.path().join(config)).unwrap();
+    let text = std::fs::read_to_string(hf.join("tokenizer.json")).unwrap();
+    let mut json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let steps = json["decoder"]["decoders"].as_array_mut().unwrap();
+    steps.push(serde_json::json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
+    let file = dir.path().join("tokenizer.json");
+    std::fs::write(&file, json.to_string()).unwrap();
+    let model = ModelBuilder::new(hf.to_string_lossy())
+        .with_backend(backend)
+        .with_device(Device::Cpu)
+        .with_tokenizer_json(file)
+        .build_blocking()
+        .unwrap();
+    let the = model.tokenizer().id_of("▁the").unwrap();
+    let text = |tokens: Vec<u32>, continues| {
+        let request = Request {
+            max_tokens: Some(1),
+            continues,
+            sampling: SamplingParams {
+                logit_bias: vec![(the, 100.0)],
+                ..SamplingParams::default()
+            },
+            ..Request::new(tokens)
+        };
+        together(&model, &[request]).remove(0).text
+    };
+    let prompt = model.prompt_tokens("This is").unwrap();
+    assert_eq!(text(prompt.clone(), true), " the");
+    assert_eq!(text(prompt.clone(), false), "the");
+    // After a control token a text of its own begins.
+    assert_eq!(text(prompt[..1].to_vec(), true), "the");
+}
+
+const LEAVES_ON: &str = "BIPLANE_TEST_LEAVES_ON";
+
+/// Starts an answer and leaves without waiting for it; run as a process of its own.
+#[test]
+#[ignore = "the end of the process is what is tested"]
+fn leaver() {
+    let Ok(backend) = std::env::var(LEAVES_ON) else {
+        return;
+    };
+    let model = model(MODELS[0], backend.parse().unwrap(), EngineConfig::default());
+    let mut answer = model
+        .submit(Request {
+            max_tokens: Some(100),
+            ignore_eos: true,
+            ..Request::new(prompt(1, 20))
+        })
+        .unwrap();
+    assert!(runtime().block_on(answer.recv()).is_some());
+    std::mem::forget((model, answer));
+}
+
+fn a_process_may_end_in_mid_answer(backend: BackendKind) {
+    for _ in 0..4 {
+        let output = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "leaver", "--ignored", "--nocapture"])
+            .env(LEAVES_ON, backend.to_string())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+}
+
 on_each_backend! {
     batched => batched_is_solo;
+    real => real_models_keep_conversations_apart;
     cached => a_hit_is_a_miss;
     guessed => guesses_change_nothing;
+    continued => a_continuation_keeps_its_space;
+    left => a_process_may_end_in_mid_answer;
     cancelled => streams_end_and_leave_nothing;
     embedded => texts_become_vectors;
     replayed => recorded_is_replayed;

@@ -326,4 +326,5 @@ fn a_real_model_adds() {
     let rounds = response.trace.last().map_or(0, |run| run.round + 1);
     assert!(rounds >= 1 && response.timings.prompt_tokens > rounds * 50);
     assert_ne!(response.finish_reason, ChatFinish::Cancelled);
+    assert!(!response.text.is_empty(), "{response:?}");
 }

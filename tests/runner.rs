@@ -142,6 +142,140 @@ fn batched_is_solo(backend: BackendKind, r: &mut dyn ModelRunner) {
     }
 }
 
+/// Sequences of unlike length decode together for longer than a window, while one leaves, one comes,
+/// one goes back and one is copied: none notices the others.
+fn company_changes(backend: BackendKind, r: &mut dyn ModelRunner) {
+    let mut ids: Vec<Vec<u32>> = (0..5).map(|i| prompt(i, 3 + 9 * i as usize)).collect();
+    let mut slots: Vec<SlotId> = Vec::new();
+    for ids in &ids {
+        let slot = r.open().unwrap();
+        step(r, slot, ids, Want::Nothing);
+        slots.push(slot);
+    }
+    let decode =
+        |r: &mut dyn ModelRunner, who: &[usize], ids: &mut [Vec<u32>], slots: &[SlotId]| {
+            let spans = who.iter().map(|&i| {
+                let token = (ids[i].len() as u32 * 7 + i as u32) % 500;
+                ids[i].push(token);
+                SpanPlan {
+                    slot: slots[i],
+                    tokens: vec![token],
+                    want: Want::LastLogits,
+                }
+            });
+            let plan = StepPlan {
+                spans: spans.collect(),
+            };
+            let got = r.step(&plan).unwrap();
+            got.into_iter().map(logits).collect::<Vec<_>>()
+        };
+    let check = |r: &mut dyn ModelRunner, who: &[usize], got: &[Vec<f32>], ids: &[Vec<u32>]| {
+        assert_eq!(who.len(), got.len());
+        for (&i, got) in who.iter().zip(got) {
+            assert_same(backend, got, &last_logits(r, &ids[i]));
+        }
+    };
+    let mut last = Vec::new();
+    for who in [
+        &[0, 1, 2, 3][..],
+        &[3, 1, 0],
+        &[4, 3, 0, 1, 2],
+        &[2],
+        &[0, 4],
+    ] {
+        for _ in 0..9 {
+            last = decode(r, who, &mut ids, &slots);
+        }
+        for &i in who {
+            assert_eq!(r.len(slots[i]), ids[i].len());
+        }
+        check(r, who, &last, &ids);
+    }
+    decode(r, &[0, 1, 2, 3], &mut ids, &slots);
+    // One goes back, one is copied, one is written out and read again, one is closed.
+    let len = ids[1].len() - 5;
+    r.truncate(slots[1], len).unwrap();
+    ids[1].truncate(len);
+    let copied = r.fork(slots[2], ids[2].len() - 3).unwrap();
+    let bytes = r.export(slots[3]).unwrap();
+    let read = r.import(&bytes, ids[3].len()).unwrap();
+    r.close(slots[0]);
+    slots[0] = copied;
+    ids[0] = ids[2][..ids[2].len() - 3].to_vec();
+    slots.push(read);
+    ids.push(ids[3].clone());
+    for _ in 0..300 {
+        last = decode(r, &[5, 0, 1, 2, 3], &mut ids, &slots);
+    }
+    check(r, &[5, 0, 1, 2, 3], &last, &ids);
+    // And with a prompt's chunk beside them.
+    let fresh = r.open().unwrap();
+    let mut spans: Vec<SpanPlan> = [2, 3]
+        .map(|i| SpanPlan {
+            slot: slots[i],
+            tokens: vec![i as u32],
+            want: Want::LastLogits,
+        })
+        .into();
+    let chunk = SpanPlan {
+        slot: fresh,
+        tokens: prompt(9, 20),
+        want: Want::LastLogits,
+    };
+    spans.insert(1, chunk);
+    let got: Vec<_> = r.step(&StepPlan { spans }).unwrap();
+    let got: Vec<_> = got.into_iter().map(logits).collect();
+    for (i, got) in [(2, &got[0]), (3, &got[2])] {
+        ids[i].push(i as u32);
+        assert_same(backend, got, &last_logits(r, &ids[i]));
+    }
+    assert_same(backend, &got[1], &last_logits(r, &prompt(9, 20)));
+}
+
+/// A step that is started before the one in flight is looked at gives the same tokens, in the plan's
+/// order, also after the order has changed.
+fn ahead_is_after(_: BackendKind, r: &mut dyn ModelRunner) {
+    let prompts = [prompt(1, 9), prompt(2, 30), prompt(3, 5)];
+    let argmax = |slots: &[SlotId], tokens: &[Vec<u32>]| StepPlan {
+        spans: slots
+            .iter()
+            .zip(tokens)
+            .map(|(&slot, tokens)| SpanPlan {
+                slot,
+                tokens: tokens.clone(),
+                want: Want::Argmax,
+            })
+            .collect(),
+    };
+    let token = |o: &SpanOutput| match o {
+        SpanOutput::Token(token) => *token,
+        other => panic!("expected a token, got {other:?}"),
+    };
+    let run = |r: &mut dyn ModelRunner, ahead: bool| {
+        let slots: Vec<_> = prompts.iter().map(|_| r.open().unwrap()).collect();
+        let first = r.step(&argmax(&slots, &prompts)).unwrap();
+        let mut answers = vec![first.iter().map(token).collect::<Vec<_>>()];
+        // The sequences change places.
+        let (slots, mut next): (Vec<_>, Vec<_>) = [2, 0, 1]
+            .map(|i| (slots[i], token(&first[i])))
+            .into_iter()
+            .unzip();
+        for _ in 0..6 {
+            let tokens: Vec<_> = next.iter().map(|&t| vec![t]).collect();
+            r.launch(&argmax(&slots, &tokens)).unwrap();
+            let two = ahead && r.launch_next().unwrap();
+            for _ in 0..1 + usize::from(two) {
+                next = r.collect().unwrap().iter().map(token).collect();
+                answers.push(next.clone());
+            }
+        }
+        slots.into_iter().for_each(|slot| r.close(slot));
+        answers
+    };
+    let (plain, ahead) = (run(r, false), run(r, true));
+    assert_eq!(plain, ahead[..plain.len()]);
+}
+
 fn prefill_and_decode_share_a_step(backend: BackendKind, r: &mut dyn ModelRunner) {
     let (a, b) = (prompt(1, 9), prompt(2, 40));
     let decoding = r.open().unwrap();
@@ -289,6 +423,8 @@ fn step_of_fork(r: &mut dyn ModelRunner, slot: SlotId, len: usize, token: u32) -
 on_each_backend! {
     chunked => |b| each_model(b, |r| chunked_is_whole(b, r));
     batched => |b| each_model(b, |r| batched_is_solo(b, r));
+    company => |b| each_model(b, |r| company_changes(b, r));
+    ahead => |b| each_model(b, |r| ahead_is_after(b, r));
     mixed => |b| each_model(b, |r| prefill_and_decode_share_a_step(b, r));
     forked => |b| each_model(b, |r| forks_and_truncation(b, r));
     refused => |b| each_model(b, |r| refused_steps_change_nothing(b, r));

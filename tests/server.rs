@@ -17,6 +17,8 @@ mod fields;
 mod limits;
 #[path = "server/mcp.rs"]
 mod mcp;
+#[path = "server/models.rs"]
+mod models;
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -53,6 +55,11 @@ fn program(args: &[&str]) -> Command {
         "PORT",
         "API_KEY",
         "KV_MEMORY",
+        "MODEL_NAME",
+        "MODELS_DIR",
+        "MAX_MODELS",
+        "MODELS_MEMORY",
+        "IDLE_UNLOAD",
     ] {
         command.env_remove(format!("BIPLANE_{name}"));
     }
@@ -62,9 +69,15 @@ fn program(args: &[&str]) -> Command {
 }
 
 fn start_loading(model: &Path, more: &[&str]) -> Server {
-    let mut child = program(&["serve", "--port", "0", "--kv-memory", "256M", "-m"])
-        .arg(model)
-        .args(more)
+    let mut server = start_any(&[&["-m", model.to_str().unwrap()], more].concat());
+    server.name = model.file_stem().unwrap().to_str().unwrap().to_owned();
+    server
+}
+
+/// A server of whatever these arguments say.
+fn start_any(args: &[&str]) -> Server {
+    let mut child = program(&["serve", "--port", "0", "--kv-memory", "256M"])
+        .args(args)
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
@@ -79,25 +92,30 @@ fn start_loading(model: &Path, more: &[&str]) -> Server {
     let digits: String = digits.chars().take_while(char::is_ascii_digit).collect();
     // Whoever writes to a closed pipe would hear of it.
     std::thread::spawn(move || std::io::copy(&mut said, &mut std::io::sink()));
-    let name = model.file_stem().unwrap().to_str().unwrap().to_owned();
     Server {
         child,
         port: digits.parse().unwrap(),
-        name,
+        name: String::new(),
     }
 }
 
 fn start(model: &Path, more: &[&str]) -> Server {
     let server = start_loading(model, more);
-    let begin = Instant::now();
-    while server.get("/health").status != 200 {
-        assert!(
-            begin.elapsed() < Duration::from_secs(120),
-            "the model does not load"
-        );
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    server.wait_healthy();
     server
+}
+
+impl Server {
+    fn wait_healthy(&self) {
+        let begin = Instant::now();
+        while self.get("/health").status != 200 {
+            assert!(
+                begin.elapsed() < Duration::from_secs(120),
+                "the model does not load"
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
 }
 
 fn tiny() -> Server {
@@ -106,6 +124,13 @@ fn tiny() -> Server {
 
 /// As [`tiny`], with answers as long as one likes.
 fn endless(more: &[&str]) -> Server {
+    let folder = endless_model();
+    // The files are mapped when the server is ready; their names may go.
+    start(folder.path(), more)
+}
+
+/// A model whose answers are as long as one likes.
+fn endless_model() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     for entry in std::fs::read_dir(fixture("llama/mlx-4bit")).unwrap() {
         let entry = entry.unwrap();
@@ -115,8 +140,7 @@ fn endless(more: &[&str]) -> Server {
     let mut fields: Value = serde_json::from_slice(&std::fs::read(&config).unwrap()).unwrap();
     fields["max_position_embeddings"] = 200_000.into();
     std::fs::write(&config, fields.to_string()).unwrap();
-    // The files are mapped when the server is ready; their names may go.
-    start(folder.path(), more)
+    folder
 }
 
 fn smollm() -> Option<Server> {
@@ -204,15 +228,32 @@ impl Server {
         self.post("/v1/chat/completions", body)
     }
 
-    /// A figure of `/metrics`.
+    /// A figure of `/metrics`, of all models together.
     fn metric(&self, name: &str) -> f64 {
+        let (values, text) = self.figures(name);
+        assert!(!values.is_empty(), "no {name}: {text}");
+        values.iter().map(|(_, value)| value).sum()
+    }
+
+    /// A figure of `/metrics` for a model.
+    fn metric_of(&self, name: &str, model: &str) -> Option<f64> {
+        let (values, _) = self.figures(name);
+        let label = format!("{{model=\"{model}\"}}");
+        let found = values.into_iter().find(|(labels, _)| *labels == label);
+        found.map(|(_, value)| value)
+    }
+
+    /// A figure's labels and values.
+    fn figures(&self, name: &str) -> (Vec<(String, f64)>, String) {
         let text = self.get("/metrics").body;
-        let line = text
-            .lines()
-            .find_map(|l| l.strip_prefix(&format!("biplane_{name} ")));
-        line.unwrap_or_else(|| panic!("no {name}: {text}"))
-            .parse()
-            .unwrap()
+        let name = format!("biplane_{name}");
+        let own = text.lines().filter_map(|l| l.strip_prefix(&name));
+        let own = own.filter(|rest| rest.starts_with([' ', '{']));
+        let pair = |rest: &str| {
+            let (labels, value) = rest.rsplit_once(' ').unwrap();
+            (labels.to_owned(), value.parse().unwrap())
+        };
+        (own.map(pair).collect(), text)
     }
 
     fn wait_for(&self, name: &str, good: impl Fn(f64) -> bool) {

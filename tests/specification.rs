@@ -3,16 +3,18 @@
 
 #![cfg(all(feature = "candle", feature = "mcp"))]
 
+use std::sync::Arc;
 #[cfg(feature = "mlx")]
 use std::time::Instant;
 
 use biplane::{
-    ChatMessage, GgufModelBuilder, IsqType, McpConfig, McpServer, Model, Tool, ToolChoice,
-    ToolConfig,
+    ChatMessage, GgufModelBuilder, IsqType, McpConfig, McpServer, Model, RequestBuilder, Tool,
+    ToolCallback, ToolChoice, ToolConfig, ToolDefinition,
 };
 #[cfg(feature = "mlx")]
 use biplane::{MlxDevice, MlxModelBuilder, MlxSpecificConfig};
 use biplane_tests::{fixture, real_model};
+use serde_json::{Value, json};
 
 const CUSTOM_TEMPLATE: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n\
     {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
@@ -93,11 +95,56 @@ macro_rules! specified {
                     .unwrap();
 
                 let run = &response.trace[0];
-                let arguments: serde_json::Value =
-                    serde_json::from_str(&run.call.arguments).unwrap();
+                let arguments: Value = serde_json::from_str(&run.call.arguments).unwrap();
                 let sum = arguments["a"].as_f64().unwrap() + arguments["b"].as_f64().unwrap();
                 let result = run.result.as_ref().unwrap();
                 assert_eq!(result.parse::<f64>().unwrap(), sum, "{:?}", response.trace);
+                // What a model this small makes of the bare number is its own affair.
+                assert!(!response.text.is_empty(), "{response:?}");
+            }
+
+            /// What a callback gives is what the model answers with.
+            #[tokio::test]
+            async fn test_tool_callback() {
+                let Some(path) = real_model("smollm2-135m-instruct-q4_1.gguf") else {
+                    return;
+                };
+                let callback: Arc<ToolCallback> = Arc::new(|called| {
+                    let arguments: Value = serde_json::from_str(&called.arguments)?;
+                    let number = |name: &str| arguments[name].as_f64().ok_or("no number");
+                    let (a, b) = (number("a")?, number("b")?);
+                    Ok(format!("{a} + {b} = {}", a + b))
+                });
+                let model = $builder::new(path.display().to_string())
+                    .with_tool_callback("add", callback)
+                    .with_tool_config(ToolConfig {
+                        max_rounds: 1,
+                        ..ToolConfig::default()
+                    })
+                    .build()
+                    .await
+                    .unwrap();
+                let number = json!({"type": "number"});
+                let add = ToolDefinition::new(
+                    "add",
+                    json!({
+                        "type": "object",
+                        "properties": {"a": number, "b": number},
+                        "required": ["a", "b"]
+                    }),
+                );
+
+                let response = model
+                    .send_chat_request(
+                        RequestBuilder::from_text("Calculate 15 + 27")
+                            .set_tools(vec![add])
+                            .set_tool_choice(ToolChoice::Named("add".into())),
+                    )
+                    .await
+                    .unwrap();
+
+                assert_eq!(response.trace[0].result, Ok("15 + 27 = 42".into()));
+                assert!(response.text.contains("42"), "{response:?}");
             }
 
             #[tokio::test]

@@ -14,6 +14,8 @@ fn streamed_is_whole() {
     assert!(!text.is_empty());
     assert_eq!(whole["usage"]["completion_tokens"], 12);
     assert!(whole["usage"]["prompt_tokens_details"]["cached_tokens"].is_u64());
+    let details = &whole["usage"]["completion_tokens_details"];
+    assert_eq!(details["reasoning_tokens"], 0);
     assert!(whole["timings"]["predicted_per_second"].as_f64().unwrap() > 0.0);
     let tokens = whole["choices"][0]["logprobs"]["content"]
         .as_array()
@@ -250,4 +252,61 @@ fn the_other_apis_say_the_same() {
     let last = events.last().unwrap();
     assert_eq!(last["type"], "response.incomplete");
     assert_eq!(last["response"]["output"][0]["content"][0]["text"], text);
+}
+
+#[test]
+fn responses_are_read_again_and_forgotten() {
+    let server = tiny();
+    let remove = |id: &str| {
+        let path = format!("/v1/responses/{id}");
+        server.ask(&server.head("DELETE", &path, "", 0), b"")
+    };
+    let mut ask = json!({"input": "Hello", "temperature": 0, "max_output_tokens": 12});
+    let whole = server.post("/v1/responses", &ask).json();
+    let id = whole["id"].as_str().unwrap().to_owned();
+    let path = format!("/v1/responses/{id}");
+    assert_eq!(server.get(&path).json(), whole);
+    ask["stream"] = true.into();
+    let streamed = typed(&server.post("/v1/responses", &ask));
+    let last = &streamed.last().unwrap()["response"];
+    let other = last["id"].as_str().unwrap();
+    assert_eq!(server.get(&format!("/v1/responses/{other}")).json(), *last);
+    let refused = server.get(&format!("{path}?stream=true"));
+    assert_eq!(refused.error(400)["param"], "stream");
+
+    let gone = remove(&id).json();
+    assert_eq!(
+        gone,
+        json!({"id": id, "object": "response", "deleted": true})
+    );
+    assert_eq!(server.get(&path).error(404)["code"], "response_not_found");
+    assert_eq!(remove(&id).error(404)["code"], "response_not_found");
+    let next = json!({"input": "And?", "previous_response_id": id, "max_output_tokens": 2});
+    let error = server.post("/v1/responses", &next).error(400);
+    assert_eq!(error["param"], "previous_response_id");
+    // Others stay.
+    let next = json!({"input": "And?", "previous_response_id": other, "max_output_tokens": 2});
+    assert_eq!(server.post("/v1/responses", &next).status, 200);
+    let secret = json!({"input": "Hello", "max_output_tokens": 2, "store": false});
+    let secret = server.post("/v1/responses", &secret).json();
+    let id = secret["id"].as_str().unwrap();
+    server.get(&format!("/v1/responses/{id}")).error(404);
+}
+
+#[test]
+fn repetition_is_held_back_on_responses_too() {
+    let server = tiny();
+    let ask = |multiplier: f64| {
+        let mut body = json!({"input": "Hello", "temperature": 0, "max_output_tokens": 200});
+        body["ignore_eos"] = true.into();
+        if multiplier > 0.0 {
+            body["dry_multiplier"] = multiplier.into();
+        }
+        let whole = server.post("/v1/responses", &body).json();
+        whole["output"][0]["content"][0]["text"].clone()
+    };
+    let chat = hello(json!({"max_tokens": 200, "ignore_eos": true, "dry_multiplier": 20}));
+    let chat = server.chat(&chat).json();
+    assert_eq!(ask(20.0), chat["choices"][0]["message"]["content"]);
+    assert_ne!(ask(20.0), ask(0.0));
 }

@@ -137,12 +137,12 @@ fn forced_calls_are_run_on(model: &Path, backend: BackendKind) {
     run_of(&choice["message"]["biplane"]);
     assert!(choice["message"].get("tool_calls").is_none(), "{whole}");
     assert_ne!(choice["finish_reason"], "tool_calls");
-    // Both rounds' prompts count, and the second has the first's and the result.
+    // Both rounds' prompts count; the last offers no tools any more, so that it may be the shorter one.
     let once = server
         .chat(&calling("tokenize", json!({"max_tokens": 1})))
         .json();
     let tokens = |answer: &Value| answer["usage"]["prompt_tokens"].as_u64().unwrap();
-    assert!(tokens(&whole) > 2 * tokens(&once), "{whole} {once}");
+    assert!(tokens(&whole) > tokens(&once), "{whole} {once}");
 
     let events = server
         .chat(&calling("tokenize", json!({"stream": true})))

@@ -118,6 +118,75 @@ pub fn attention_default<T: Tensor>(
         .cast(q.dtype())
 }
 
+/// What the operands of attention for many sequences must satisfy; see [`Tensor::attention_each`].
+/// Gives `[rows, heads, kv_heads, kv_len, head_dim]`.
+///
+/// # Errors
+/// [`Error::DType`], [`Error::Rank`], [`Error::Shape`].
+pub fn attention_each_dims<T: Tensor>(q: &T, k: &T, v: &T, mask: Option<&T>) -> Result<[usize; 5]> {
+    let op = "attention_each";
+    crate::defaults::same_float(op, q, k)?;
+    crate::defaults::same_float(op, q, v)?;
+    let [rows, heads, head_dim] = q.shape().dims(op)?;
+    let [k_rows, kv_heads, kv_len, k_dim] = k.shape().dims(op)?;
+    let fits = v.shape() == k.shape()
+        && k_rows == rows
+        && k_dim == head_dim
+        && kv_heads > 0
+        && heads.is_multiple_of(kv_heads)
+        && kv_len > 0
+        && head_dim > 0;
+    if !fits {
+        let rhs = if v.shape() == k.shape() { k } else { v };
+        return Err(Error::Shape {
+            op,
+            lhs: q.shape(),
+            rhs: rhs.shape(),
+        });
+    }
+    if let Some(mask) = mask {
+        crate::defaults::same_float(op, q, mask)?;
+        if mask.shape() != Shape::from([rows, kv_len]) {
+            return Err(Error::Shape {
+                op,
+                lhs: k.shape(),
+                rhs: mask.shape(),
+            });
+        }
+    }
+    Ok([rows, heads, kv_heads, kv_len, head_dim])
+}
+
+/// Attention for many sequences out of primitives.
+///
+/// # Errors
+/// As [`Tensor::attention_each`].
+pub fn attention_each_default<T: Tensor>(
+    q: &T,
+    k: &T,
+    v: &T,
+    mask: Option<&T>,
+    scale: f32,
+) -> Result<T> {
+    let [rows, heads, kv_heads, kv_len, d] = attention_each_dims(q, k, v, mask)?;
+    let (each, group) = (rows * kv_heads, heads / kv_heads);
+    let flat = |t: &T, len| t.cast(DType::F32)?.reshape([each, len, d]);
+    let scores = flat(q, group)?
+        .matmul(&flat(k, kv_len)?.swap_axes(1, 2)?)?
+        .affine(f64::from(scale), 0.0)?
+        .reshape([rows, heads, kv_len])?;
+    let scores = match mask {
+        Some(mask) => scores.add(&mask.cast(DType::F32)?.reshape([rows, 1, kv_len])?)?,
+        None => scores,
+    };
+    scores
+        .softmax()?
+        .reshape([each, group, kv_len])?
+        .matmul(&flat(v, kv_len)?)?
+        .reshape([rows, heads, d])?
+        .cast(q.dtype())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

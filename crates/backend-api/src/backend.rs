@@ -130,6 +130,13 @@ pub trait Backend: Clone + Debug + 'static {
         false
     }
 
+    /// Whether one operation over many sequences costs much less than one for each: then the caches
+    /// of sequences that decode together lie in one buffer, so that [`Tensor::attention_each`] serves
+    /// all of them.
+    fn prefers_batches(&self) -> bool {
+        false
+    }
+
     /// The element type that keys and values are kept in where activations have `activations`: a
     /// narrower one where that is faster and [`Backend::with_exact`] does not forbid it.
     fn cache_dtype(&self, activations: DType) -> DType {

@@ -3,7 +3,10 @@
 
 use crate::{DType, Error, ReduceOp, Result, Shape, Tensor, UnaryOp};
 
-pub use crate::attention::{AttentionDims, attention_default as attention, attention_dims};
+pub use crate::attention::{
+    AttentionDims, attention_default as attention, attention_dims,
+    attention_each_default as attention_each, attention_each_dims,
+};
 pub use crate::rope::rope_default as rope;
 
 /// RMSNorm out of primitives.

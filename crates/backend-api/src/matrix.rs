@@ -30,6 +30,15 @@ pub trait WeightMatrix: Clone + Debug + Send + 'static {
         matrices.iter().map(|m| m.matmul_t(x)).collect()
     }
 
+    /// The rows of some matrices of one `in` under each other as one matrix, where the backend
+    /// multiplies one large matrix faster than the parts and they have one form; `None` where not.
+    ///
+    /// # Errors
+    /// Only what the backend reports.
+    fn join(_matrices: &[&Self]) -> Result<Option<Self>> {
+        Ok(None)
+    }
+
     /// Rows by number, dequantized: `ids` a `U32` vector `[n]` gives `[n, in]` (an embedding).
     ///
     /// # Errors

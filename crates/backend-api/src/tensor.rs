@@ -165,6 +165,17 @@ pub trait Tensor: Clone + Debug + Send + 'static {
         defaults::attention(self, k, v, mask, scale)
     }
 
+    /// Attention of one query for each of some sequences: `self` is `[rows, heads, d]`, `k` and `v`
+    /// are `[rows, kv_heads, kv_len, d]`, each row a sequence. The `mask` `[rows, kv_len]` is added to
+    /// the scores: minus infinity hides a key. At least one key of a row is to be seen. Gives
+    /// `[rows, heads, d]`; the softmax is computed in `f32`.
+    ///
+    /// # Errors
+    /// As [`Tensor::attention`].
+    fn attention_each(&self, k: &Self, v: &Self, mask: Option<&Self>, scale: f32) -> Result<Self> {
+        defaults::attention_each(self, k, v, mask, scale)
+    }
+
     /// `silu(self) * up`, where `silu(x) = x / (1 + e^-x)` (SwiGLU, Shazeer 2020).
     ///
     /// # Errors

@@ -81,6 +81,32 @@ mod exit {
     }
 }
 
+/// MLX keeps CUDA graphs by their form, counts those it has not seen before over the process' whole
+/// life, and from twice its cache's size on fails every step with a new one, as advice to make the
+/// cache larger. Prompts of new lengths are new forms: a server would come there for certain, so the
+/// check is off unless somebody asks for it. Forgotten graphs are made again.
+#[cfg(target_os = "linux")]
+mod graphs {
+    use std::ffi::{c_char, c_int};
+
+    unsafe extern "C" {
+        fn setenv(name: *const c_char, value: *const c_char, overwrite: c_int) -> c_int;
+    }
+
+    extern "C" fn allow_new_ones() {
+        let (name, value) = (c"MLX_ENABLE_CACHE_THRASHING_CHECK", c"0");
+        // SAFETY: both are strings of C; no other thread reads the environment before `main`.
+        unsafe {
+            setenv(name.as_ptr(), value.as_ptr(), 0);
+        }
+    }
+
+    /// Runs before `main`: later on setting a variable could race with a reader.
+    #[used]
+    #[unsafe(link_section = ".init_array")]
+    static BEFORE_MAIN: extern "C" fn() = allow_new_ones;
+}
+
 /// Asking for the GPU's stream gives an error where there is none; most other ways panic.
 fn has_gpu() -> bool {
     Stream::try_default_on_device(&MlxDevice::gpu()).is_ok()
@@ -104,6 +130,12 @@ fn unsupported(device: Device) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn new_graphs_are_no_failure() {
+        assert!(std::env::var_os("MLX_ENABLE_CACHE_THRASHING_CHECK").is_some());
+    }
 
     #[test]
     fn absent_devices_are_errors() {

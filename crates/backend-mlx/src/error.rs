@@ -33,12 +33,6 @@ impl From<AsSliceError> for Failure {
     }
 }
 
-impl From<mlx_rs::ops::indexing::IndexUpdateError> for Failure {
-    fn from(e: mlx_rs::ops::indexing::IndexUpdateError) -> Self {
-        Failure(without_source(&e.to_string()).to_owned())
-    }
-}
-
 /// mlx-c appends ` at FILE:LINE` of its own source, which tells users nothing.
 fn without_source(message: &str) -> &str {
     match message.rsplit_once(" at ") {

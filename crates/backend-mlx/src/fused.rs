@@ -6,15 +6,17 @@
 
 use std::cell::RefCell;
 
-use biplane_backend::defaults::{self, attention_dims, norm_len, require_float, same_float};
+use biplane_backend::defaults::{
+    self, attention_dims, attention_each_dims, norm_len, require_float, same_float,
+};
 use biplane_backend::{AttentionMask, DType, Error, Result, RopeAngles, Shape, Tensor};
 use mlx_rs::fast::{self, ScaledDotProductAttentionMask as SdpaMask};
 use mlx_rs::transforms::compile::compile;
 use mlx_rs::{Array, Dtype, ops as mlx};
 
 use crate::MlxTensor;
-use crate::alloc;
 use crate::tensor::mlx_dtype;
+use crate::{alloc, cuda};
 
 /// The element type to compute in; see the module's documentation.
 fn working_dtype(x: &MlxTensor) -> DType {
@@ -107,6 +109,14 @@ pub(crate) fn attention(
     }
     let last_keys = |t: &MlxTensor| t.narrow(1, n.kv_len - kv_len, kv_len)?.cast(dtype);
     let (wide, k, v) = (q.cast(dtype)?, last_keys(k)?, last_keys(v)?);
+    if n.q_len == 1 && cuda::attends(&wide, n.head_dim, kv_len, false) {
+        return wide.derive(op, q.shape(), dtype, |dims| {
+            let q = wide.array().squeeze_axes(&[1])?.expand_dims(0)?;
+            let (k, v) = (k.array().expand_dims(0)?, v.array().expand_dims(0)?);
+            let sizes = [1, n.heads, kv_len, n.head_dim];
+            cuda::attention(&q, [&k, &v], None, scale, sizes)?.reshape(dims)
+        });
+    }
     let window;
     let mask = match mask {
         AttentionMask::None => None,
@@ -128,6 +138,48 @@ pub(crate) fn attention(
             None,
         )?
         .squeeze_axes(&[0])
+    })?
+    .cast(q.dtype())
+}
+
+pub(crate) fn attention_each(
+    q: &MlxTensor,
+    k: &MlxTensor,
+    v: &MlxTensor,
+    mask: Option<&MlxTensor>,
+    scale: f32,
+) -> Result<MlxTensor> {
+    let op = "attention_each";
+    let [rows, heads, _, kv_len, d] = attention_each_dims(q, k, v, mask)?;
+    if q.shape().numel() == 0 {
+        return Ok(q.clone());
+    }
+    let dtype = working_dtype(q);
+    if q.device().is_cpu() {
+        let scores = Shape::from([rows, heads, kv_len]);
+        alloc::reserve(alloc::byte_len(scores, DType::F32)?, q.device())?;
+    }
+    let (wide, k, v) = (q.cast(dtype)?, k.cast(dtype)?, v.cast(dtype)?);
+    let mask = mask.map(|m| m.cast(dtype)).transpose()?;
+    let on_cuda = cuda::attends(&wide, d, kv_len, mask.is_some());
+    wide.derive(op, q.shape(), dtype, |_| {
+        if on_cuda {
+            let mask = mask.as_ref().map(MlxTensor::array);
+            let sizes = [rows, heads, kv_len, d];
+            return cuda::attention(wide.array(), [k.array(), v.array()], mask, scale, sizes);
+        }
+        // `[rows, 1, 1, kv_len]`: for all heads and the one query.
+        let mask = mask.as_ref().map(|m| m.array().expand_dims_axes(&[1, 2]));
+        let mask = mask.transpose()?;
+        fast::scaled_dot_product_attention(
+            wide.array().expand_dims(2)?,
+            k.array(),
+            v.array(),
+            scale,
+            mask.as_ref().map(SdpaMask::Array),
+            None,
+        )?
+        .squeeze_axes(&[2])
     })?
     .cast(q.dtype())
 }

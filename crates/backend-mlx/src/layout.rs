@@ -1,8 +1,12 @@
 //! Operations that move elements and compute none.
 
+use std::ops::Range;
+
 use biplane_backend::{DType, Error, Result, Shape, Tensor};
+use mlx_rs::error::Exception;
 use mlx_rs::ops as mlx;
-use mlx_rs::ops::indexing::{ArrayIndex, ArrayIndexOp, TryIndexOp, TryIndexUpdateOp, UpdateMode};
+use mlx_rs::ops::indexing::{ArrayIndex, ArrayIndexOp, TryIndexOp};
+use mlx_rs::{Array, Stream};
 
 use crate::MlxTensor;
 use crate::error::failed;
@@ -164,15 +168,46 @@ pub(crate) fn write_slice(
     let (shape, dtype, device) = (x.shape(), x.dtype(), x.device());
     // The last handle of the old array goes before anything is computed, so MLX writes in place.
     let old = x.into_array();
-    let new = old
-        .try_index_update(
-            &range(axis, start, end)[..],
-            src.array(),
-            UpdateMode::Replace,
-        )
-        .map_err(failed(op))?;
+    let new = slice_update(&old, src.array(), axis, start..end).map_err(failed(op))?;
     drop(old);
     Ok(MlxTensor::make(op, shape, dtype, device, |_| Ok(new))?.with_id_limit(id_limit))
+}
+
+/// One node of the graph: mlx-rs's way makes several.
+fn slice_update(
+    old: &Array,
+    src: &Array,
+    axis: usize,
+    range: Range<usize>,
+) -> Result<Array, Exception> {
+    let rank = old.ndim();
+    let (mut starts, mut stops) = ([0; Shape::MAX_RANK], [0; Shape::MAX_RANK]);
+    let strides = [1; Shape::MAX_RANK];
+    stops[..rank].copy_from_slice(old.shape());
+    // Both fit: they do not exceed a length that is an `i32`.
+    (starts[axis], stops[axis]) = (range.start as i32, range.end as i32);
+    // SAFETY: all pointers live beyond the call and point to `rank` numbers; `new` is a handle of its
+    // own.
+    unsafe {
+        let mut new = mlx_sys::mlx_array_new();
+        let status = mlx_sys::mlx_slice_update(
+            &mut new,
+            old.as_ptr(),
+            src.as_ptr(),
+            starts.as_ptr(),
+            rank,
+            stops.as_ptr(),
+            rank,
+            strides.as_ptr(),
+            rank,
+            Stream::thread_local_or_default().as_ptr(),
+        );
+        let new = Array::from_ptr(new);
+        match status {
+            0 => Ok(new),
+            _ => Err(Exception::custom("MLX refused to write a slice")),
+        }
+    }
 }
 
 pub(crate) fn take_rows(x: &MlxTensor, ids: &MlxTensor) -> Result<MlxTensor> {

@@ -13,6 +13,7 @@
 //! held and computes no tensor without elements.
 
 mod alloc;
+mod cuda;
 mod device;
 mod error;
 mod fused;
@@ -75,6 +76,10 @@ impl Backend for MlxBackend {
     }
 
     fn computes_beside(&self) -> bool {
+        true
+    }
+
+    fn prefers_batches(&self) -> bool {
         true
     }
 

@@ -5,6 +5,7 @@ use biplane_backend::{AffineSpec, DType, Error, Result, Shape, Tensor, WeightMat
 use mlx_rs::{Array, ops as mlx};
 
 use crate::MlxTensor;
+use crate::cuda;
 use crate::layout::check_ids;
 use crate::tensor::mlx_dtype;
 
@@ -81,10 +82,21 @@ impl WeightMatrix for MlxMatrix {
             });
         }
         let shape = x.shape().with_dim(op, x.shape().rank() - 1, rows)?;
+        let numel = x.shape().numel();
         x.derive(op, shape, x.dtype(), |dims| {
-            let x2 = x.array().reshape(&[-1, cols as i32])?;
+            let flat;
+            let x2 = match x.shape().rank() {
+                2 => x.array(),
+                _ => {
+                    flat = x.array().reshape(&[-1, cols as i32])?;
+                    &flat
+                }
+            };
             let y = match &self.form {
                 Form::Dense(w) => x2.matmul(w.array().transpose()?)?,
+                Form::Affine(a) if cuda::multiplies(x, numel / cols, a) => {
+                    cuda::product(x2, a, rows)?
+                }
                 Form::Affine(a) => mlx::quantized_matmul(
                     x2,
                     a.codes.array(),
@@ -95,8 +107,24 @@ impl WeightMatrix for MlxMatrix {
                     i32::from(a.spec.bits),
                 )?,
             };
-            y.reshape(dims)?.as_dtype(mlx_dtype(x.dtype()))
+            let y = match dims.len() {
+                2 => y,
+                _ => y.reshape(dims)?,
+            };
+            match mlx_dtype(x.dtype()) {
+                same if same == y.dtype() => Ok(y),
+                dtype => y.as_dtype(dtype),
+            }
         })
+    }
+
+    fn join(matrices: &[&Self]) -> Result<Option<Self>> {
+        let Some(form) = Form::join(matrices)? else {
+            return Ok(None);
+        };
+        let rows = matrices.iter().map(|m| m.shape[0]).sum();
+        let cols = matrices.first().map_or(0, |m| m.shape[1]);
+        Ok(Some(MlxMatrix::new([rows, cols], form)))
     }
 
     fn take_rows(&self, ids: &MlxTensor, dtype: DType) -> Result<MlxTensor> {
@@ -116,7 +144,65 @@ impl WeightMatrix for MlxMatrix {
     }
 }
 
+impl Form {
+    /// The tensors it is made of.
+    pub(crate) fn parts(&self) -> Vec<&MlxTensor> {
+        match self {
+            Form::Dense(w) => vec![w],
+            Form::Affine(a) => vec![&a.codes, &a.scales, &a.biases],
+        }
+    }
+
+    /// The rows of some matrices as one, computed at once, so that the parts can go.
+    fn join(matrices: &[&MlxMatrix]) -> Result<Option<Self>> {
+        let Some(first) = matrices.first() else {
+            return Ok(None);
+        };
+        let alike = |m: &&MlxMatrix| {
+            m.shape[1] == first.shape[1]
+                && match (&m.form, &first.form) {
+                    (Form::Dense(a), Form::Dense(b)) => a.dtype() == b.dtype(),
+                    (Form::Affine(a), Form::Affine(b)) => {
+                        (a.spec, a.zero_point) == (b.spec, b.zero_point)
+                            && a.scales.dtype() == b.scales.dtype()
+                    }
+                    _ => false,
+                }
+        };
+        if !matrices.iter().all(alike) {
+            return Ok(None);
+        }
+        let parts: Vec<_> = matrices.iter().map(|m| m.form.parts()).collect();
+        let join = |i: usize| {
+            let tensors: Vec<_> = parts.iter().filter_map(|p| p.get(i).copied()).collect();
+            MlxTensor::concat(&tensors, 0)
+        };
+        let form = match &first.form {
+            Form::Dense(_) => Form::Dense(join(0)?),
+            Form::Affine(a) => Form::Affine(Affine {
+                codes: join(0)?,
+                scales: join(1)?,
+                biases: join(2)?,
+                ..*a
+            }),
+        };
+        form.compute("join")?;
+        Ok(Some(form))
+    }
+
+    /// Computes what is pending, so that the buffers it is made from are freed.
+    pub(crate) fn compute(&self, op: &'static str) -> Result<()> {
+        let arrays = self.parts().into_iter().map(MlxTensor::array);
+        mlx_rs::transforms::eval(arrays).map_err(crate::error::failed(op))
+    }
+}
+
 impl Affine {
+    /// Elements of a row.
+    pub(crate) fn columns(&self) -> usize {
+        self.scales.shape().last("columns").unwrap_or_default() * self.spec.group_size
+    }
+
     fn take_rows(&self, ids: &MlxTensor) -> Result<Self> {
         Ok(Affine {
             codes: self.codes.take_rows(ids)?,

@@ -60,12 +60,7 @@ pub(crate) fn load(
         }
         _ => dense(packed, dtype, device)?,
     };
-    // Now, so that the buffers cast from are freed before the next matrix comes.
-    let parts = match &form {
-        Form::Dense(w) => vec![w.array()],
-        Form::Affine(a) => vec![a.codes.array(), a.scales.array(), a.biases.array()],
-    };
-    mlx_rs::transforms::eval(parts).map_err(crate::error::failed(OP))?;
+    form.compute(OP)?;
     Ok(MlxMatrix::new(packed.shape, form))
 }
 

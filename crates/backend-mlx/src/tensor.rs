@@ -7,7 +7,7 @@ use biplane_backend::{
     UnaryOp,
 };
 use half::{bf16, f16};
-use mlx_rs::error::Exception;
+use mlx_rs::error::{AsSliceError, Exception};
 use mlx_rs::{Array, ArrayElement, Dtype};
 
 use crate::alloc::{self, Dims};
@@ -181,9 +181,18 @@ fn id_limit(bytes: &[u8]) -> Option<u32> {
     ids.max().map_or(Some(0), |largest| largest.checked_add(1))
 }
 
+/// The array itself where it lies in order: a copy would be one more operation, which waits for all
+/// that was started meanwhile.
 fn bytes_of<T: ArrayElement + bytemuck::NoUninit>(array: &Array) -> Result<Vec<u8>> {
-    let elements = array.try_as_slice::<T>().map_err(failed("to_bytes"))?;
-    Ok(bytemuck::cast_slice(elements).to_vec())
+    let row_major;
+    let elements = match array.try_as_slice::<T>() {
+        Err(AsSliceError::NotContiguous) => {
+            row_major = array.contiguous().map_err(failed("to_bytes"))?;
+            row_major.try_as_slice::<T>()
+        }
+        result => result,
+    };
+    Ok(bytemuck::cast_slice(elements.map_err(failed("to_bytes"))?).to_vec())
 }
 
 impl fmt::Debug for MlxTensor {
@@ -215,14 +224,13 @@ impl Tensor for MlxTensor {
         if self.shape.numel() == 0 {
             return Ok(Vec::new());
         }
-        let row_major = self.array.contiguous().map_err(failed("to_bytes"))?;
         match self.dtype {
-            DType::F32 => bytes_of::<f32>(&row_major),
-            DType::F16 => bytes_of::<f16>(&row_major),
-            DType::BF16 => bytes_of::<bf16>(&row_major),
-            DType::U32 => bytes_of::<u32>(&row_major),
-            DType::I32 => bytes_of::<i32>(&row_major),
-            DType::U8 => bytes_of::<u8>(&row_major),
+            DType::F32 => bytes_of::<f32>(&self.array),
+            DType::F16 => bytes_of::<f16>(&self.array),
+            DType::BF16 => bytes_of::<bf16>(&self.array),
+            DType::U32 => bytes_of::<u32>(&self.array),
+            DType::I32 => bytes_of::<i32>(&self.array),
+            DType::U8 => bytes_of::<u8>(&self.array),
         }
     }
 
@@ -296,6 +304,10 @@ impl Tensor for MlxTensor {
 
     fn attention(&self, k: &Self, v: &Self, mask: AttentionMask, scale: f32) -> Result<Self> {
         fused::attention(self, k, v, mask, scale)
+    }
+
+    fn attention_each(&self, k: &Self, v: &Self, mask: Option<&Self>, scale: f32) -> Result<Self> {
+        fused::attention_each(self, k, v, mask, scale)
     }
 
     fn silu_mul(&self, up: &Self) -> Result<Self> {

@@ -291,6 +291,10 @@ impl ModelBuilder {
         self
     }
 
+    pub(crate) fn asked_context(&self) -> Option<usize> {
+        self.context_length
+    }
+
     pub(crate) fn given_template(&self) -> Option<&GivenTemplate> {
         self.chat_template.as_ref()
     }

@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::{
     ChatRequest, Error, ModelBuilder, Result,
     chat::prompter,
+    memory,
     source::GivenTemplate,
     template::{self, ChatTemplate},
     texts::{Texts, find_template},
@@ -43,6 +44,22 @@ pub struct Description {
     pub chat_template: bool,
     /// How it calls tools, where that is known.
     pub tool_format: Option<String>,
+}
+
+/// What loading a model will take, read from the heads of its files.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct Outline {
+    /// The architecture's name.
+    pub architecture: String,
+    /// Number of parameters.
+    pub parameters: usize,
+    /// Bytes of the weights once they are loaded, by what the preflight of memory counts.
+    pub weight_bytes: u64,
+    /// The element or block formats of the stored weights, that of most bytes first.
+    pub formats: Vec<String>,
+    /// Longest sequence in tokens, as it will be loaded.
+    pub context_length: usize,
 }
 
 /// A model's tokenizer and chat template, without its weights.
@@ -91,6 +108,26 @@ impl ModelBuilder {
         })
     }
 
+    /// As [`describe`](Self::describe), of the weights alone and as this builder loads them: fast enough
+    /// to be asked of many models.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the files, named.
+    pub fn outline(self) -> Result<Outline> {
+        let opened = self.open()?;
+        let about = biplane_models::about(&opened)?;
+        let mut formats: Vec<(String, usize)> = about.formats.into_iter().collect();
+        formats.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
+        let made_for = about.dimensions.context_length;
+        Ok(Outline {
+            architecture: about.architecture.to_owned(),
+            parameters: about.parameters,
+            weight_bytes: memory::weights(&*opened.checkpoint, self.isq().default),
+            formats: formats.into_iter().map(|(format, _)| format).collect(),
+            context_length: self.asked_context().unwrap_or(made_for),
+        })
+    }
+
     /// What makes this model's prompts, without its weights.
     ///
     /// # Errors
@@ -124,5 +161,33 @@ impl PromptMaker {
             tokens: self.tokenizer.encode_with_bos(&text, Specials::Guarded)?,
             text: text.replace(MARK, ""),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use biplane_models::IsqType;
+
+    use super::*;
+
+    #[test]
+    fn an_outline_is_what_loading_takes() {
+        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/llama/");
+        let of = |name: &str| ModelBuilder::new(format!("{root}{name}")).offline();
+        let stored = of("hf").outline().unwrap();
+        assert_eq!(stored.formats, ["bf16"]);
+        assert_eq!(stored.context_length, 1024);
+        let quantized = of("hf").with_isq(IsqType::Q4K).with_context_length(64);
+        let quantized = quantized.outline().unwrap();
+        assert!(quantized.weight_bytes < stored.weight_bytes / 2);
+        assert_eq!(quantized.context_length, 64);
+        // The scales are stored, too.
+        let packed = of("mlx-4bit").outline().unwrap();
+        assert_eq!(
+            packed.formats.first().map(String::as_str),
+            Some("affine 4 bits")
+        );
+        assert_eq!(packed.parameters, stored.parameters);
+        assert!(of("not-there").outline().is_err());
     }
 }

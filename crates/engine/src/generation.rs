@@ -55,6 +55,9 @@ pub struct Request {
     pub show_special: bool,
     /// Control tokens that are written out even without [`show_special`](Self::show_special).
     pub shown_tokens: Vec<u32>,
+    /// Whether the answer goes on with the prompt's text, where the prompt ends with text: a space at its
+    /// beginning counts then. Tokenizers of SentencePiece's kind drop it from a text of its own.
+    pub continues: bool,
     /// Whether what is computed of this request may serve others that begin alike.
     pub keep_prefix: bool,
 }
@@ -73,6 +76,7 @@ impl Default for Request {
             prompt_logprobs: None,
             show_special: false,
             shown_tokens: Vec::new(),
+            continues: false,
             keep_prefix: true,
         }
     }
@@ -83,6 +87,7 @@ impl Request {
     pub fn new(tokens: Vec<u32>) -> Self {
         Request {
             tokens,
+            continues: true,
             ..Request::default()
         }
     }
@@ -144,6 +149,8 @@ pub struct Timings {
     pub cached_tokens: usize,
     /// Tokens generated, a final stop token included.
     pub generated_tokens: usize,
+    /// Those of them that are a conversation's reasoning, with the mark before it.
+    pub reasoning_tokens: usize,
     /// From submission to the first token.
     pub time_to_first_token: Duration,
     /// From the beginning of the prompt's computation to the first token.
@@ -172,6 +179,7 @@ impl Timings {
             prompt_tokens: self.prompt_tokens + later.prompt_tokens,
             cached_tokens: self.cached_tokens + later.cached_tokens,
             generated_tokens: self.generated_tokens + later.generated_tokens,
+            reasoning_tokens: self.reasoning_tokens + later.reasoning_tokens,
             time_to_first_token: self.time_to_first_token,
             prefill: self.prefill + later.prefill,
             decode: self.decode + later.decode,

@@ -56,7 +56,7 @@ pub use chat::{
     PreparedChat, RequestBuilder, SamplingChanges, ToolConfig, ToolLoop, ToolRun,
 };
 pub use convert::{convert, remove_unfinished};
-pub use describe::{Description, PromptMaker, RenderedPrompt};
+pub use describe::{Description, Outline, PromptMaker, RenderedPrompt};
 pub use engine::{
     BUCKETS, EngineConfig, Guess, Histogram, Metrics, Pooling, Recorded, Speculation,
 };

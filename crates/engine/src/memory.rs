@@ -1,7 +1,7 @@
 //! What this process takes of the machine's memory, and whether a model fits.
 
 use biplane_models::{
-    ModelInfo,
+    IsqType, ModelInfo,
     checkpoint::{Checkpoint, RawKind},
 };
 
@@ -49,10 +49,9 @@ pub fn available_bytes() -> Option<u64> {
 /// share the processor's memory.
 pub(crate) fn check_weights(spec: &RunnerSpec) -> Result<()> {
     let checkpoint = &*spec.opened.checkpoint;
-    let bits = spec.isq.default.map(|isq| isq.bits());
     fits(
         "the weights".into(),
-        weights(checkpoint, bits),
+        weights(checkpoint, spec.isq.default),
         available_bytes(),
         "quantize them more coarsely (--isq Q4K), or free memory",
     )
@@ -75,9 +74,9 @@ pub(crate) fn check_context(
     )
 }
 
-/// Bytes of the weights, dense matrices in `bits` and a scale for every 32 values.
-fn weights(checkpoint: &dyn Checkpoint, bits: Option<u8>) -> u64 {
-    let Some(bits) = bits else {
+/// Bytes of the weights, dense matrices quantized as asked with a scale for every 32 values.
+pub(crate) fn weights(checkpoint: &dyn Checkpoint, isq: Option<IsqType>) -> u64 {
+    let Some(bits) = isq.map(IsqType::bits) else {
         return checkpoint.size_in_bytes() as u64;
     };
     let size = |name: &&str| -> u64 {
@@ -128,7 +127,7 @@ mod tests {
         let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/llama/hf");
         let opened = biplane_models::checkpoint::open(dir.as_ref()).unwrap();
         let all = weights(&*opened.checkpoint, None);
-        let quantized = weights(&*opened.checkpoint, Some(4));
+        let quantized = weights(&*opened.checkpoint, Some(IsqType::Q4_0));
         assert_eq!(all, opened.checkpoint.size_in_bytes() as u64);
         assert!(quantized < all / 2, "{quantized} of {all}");
     }

@@ -1,6 +1,9 @@
 //! A loaded model.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    any::Any,
+    sync::{Arc, OnceLock},
+};
 
 use biplane_models::ModelInfo;
 use tokio::sync::mpsc;
@@ -23,6 +26,8 @@ pub struct Model {
     tools: ToolLoop,
     #[cfg(feature = "mcp")]
     mcp: Option<crate::McpClient>,
+    /// The last field, so that it is dropped when the rest of the handle is gone.
+    kept: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 struct Inner {
@@ -61,6 +66,7 @@ impl Model {
             tools: ToolLoop::default(),
             #[cfg(feature = "mcp")]
             mcp: None,
+            kept: None,
         }
     }
 
@@ -98,6 +104,13 @@ impl Model {
     /// for all clones: `model.tools().tools.add(..)`.
     pub fn tools(&self) -> &ToolLoop {
         &self.tools
+    }
+
+    /// Keeps something until this handle and the clones made of it are gone: whoever lends a model out
+    /// knows by that when it is given back.
+    pub fn keeping(mut self, kept: Arc<dyn Any + Send + Sync>) -> Self {
+        self.kept = Some(kept);
+        self
     }
 
     /// Whether the model answers: true until its thread has ended by a fault.
@@ -251,7 +264,7 @@ impl Model {
     /// # Errors
     /// Whatever the request fails with.
     pub async fn generate(&self, prompt: &str) -> Result<Response> {
-        self.answer(self.prompt_tokens(prompt)?).await
+        self.answer(Request::new(self.prompt_tokens(prompt)?)).await
     }
 
     /// Answers a conversation.
@@ -259,13 +272,17 @@ impl Model {
     /// # Errors
     /// Whatever the request fails with.
     pub async fn chat(&self, messages: &[Message]) -> Result<Response> {
-        self.answer(self.chat_tokens(messages)?).await
+        self.answer(Request {
+            continues: false,
+            ..Request::new(self.chat_tokens(messages)?)
+        })
+        .await
     }
 
-    async fn answer(&self, tokens: Vec<u32>) -> Result<Response> {
+    async fn answer(&self, request: Request) -> Result<Response> {
         self.complete(Request {
             sampling: self.default_sampling(),
-            ..Request::new(tokens)
+            ..request
         })
         .await
     }

@@ -10,7 +10,7 @@ use crate::{
     checkpoint::GgufMetadata,
     config::{from_json, only, positive, sliding_layers, whole_groups},
     gguf_names::{GgufFix, GgufNames},
-    layers::{Embedding, Linear, RmsNorm},
+    layers::{Embedding, Joined, Linear, RmsNorm},
     model::{Architecture, Dimensions, Model},
     rope_config::RopeConfig,
 };
@@ -120,9 +120,7 @@ impl Config {
 }
 
 struct Attention<B: Backend> {
-    q_proj: Linear<B>,
-    k_proj: Linear<B>,
-    v_proj: Linear<B>,
+    qkv_proj: Joined<B, 3>,
     o_proj: Linear<B>,
     q_norm: RmsNorm<B>,
     k_norm: RmsNorm<B>,
@@ -138,9 +136,11 @@ impl<B: Backend> Attention<B> {
             (c.num_attention_heads, c.num_key_value_heads, c.head_dim);
         let norm = |name| w.rms_norm_plus_one(name, head_dim, c.rms_norm_eps);
         Ok(Attention {
-            q_proj: w.linear("q_proj", c.hidden_size, heads * head_dim)?,
-            k_proj: w.linear("k_proj", c.hidden_size, kv_heads * head_dim)?,
-            v_proj: w.linear("v_proj", c.hidden_size, kv_heads * head_dim)?,
+            qkv_proj: Joined::new([
+                w.linear("q_proj", c.hidden_size, heads * head_dim)?,
+                w.linear("k_proj", c.hidden_size, kv_heads * head_dim)?,
+                w.linear("v_proj", c.hidden_size, kv_heads * head_dim)?,
+            ])?,
             o_proj: w.linear("o_proj", heads * head_dim, c.hidden_size)?,
             q_norm: norm("q_norm")?,
             k_norm: norm("k_norm")?,
@@ -159,7 +159,7 @@ impl<B: Backend> Attention<B> {
         step: &mut Step<'_, B>,
     ) -> biplane_backend::Result<B::Tensor> {
         let (n, d) = (step.num_tokens(), self.head_dim);
-        let [q, k, v] = Linear::forward_each([&self.q_proj, &self.k_proj, &self.v_proj], x)?;
+        let [q, k, v] = self.qkv_proj.forward(x)?;
         let (q, k) = (
             q.reshape([n, self.heads, d])?,
             k.reshape([n, self.kv_heads, d])?,
@@ -173,22 +173,23 @@ impl<B: Backend> Attention<B> {
 }
 
 struct Mlp<B: Backend> {
-    gate_proj: Linear<B>,
-    up_proj: Linear<B>,
+    gate_up_proj: Joined<B, 2>,
     down_proj: Linear<B>,
 }
 
 impl<B: Backend> Mlp<B> {
     fn load(c: &Config, w: &Weights<'_, B>) -> Result<Self> {
         Ok(Mlp {
-            gate_proj: w.linear("gate_proj", c.hidden_size, c.intermediate_size)?,
-            up_proj: w.linear("up_proj", c.hidden_size, c.intermediate_size)?,
+            gate_up_proj: Joined::new([
+                w.linear("gate_proj", c.hidden_size, c.intermediate_size)?,
+                w.linear("up_proj", c.hidden_size, c.intermediate_size)?,
+            ])?,
             down_proj: w.linear("down_proj", c.intermediate_size, c.hidden_size)?,
         })
     }
 
     fn forward(&self, x: &B::Tensor) -> biplane_backend::Result<B::Tensor> {
-        let [gate, up] = Linear::forward_each([&self.gate_proj, &self.up_proj], x)?;
+        let [gate, up] = self.gate_up_proj.forward(x)?;
         self.down_proj.forward(&gate.gelu_tanh_mul(&up)?)
     }
 }

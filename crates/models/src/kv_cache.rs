@@ -7,7 +7,7 @@
 use biplane_backend::{AttentionMask, Backend, DType, Result, Tensor};
 
 /// Tokens by which a layer's cache grows: few enough to waste little, many enough to copy seldom.
-const BLOCK: usize = 256;
+pub(crate) const BLOCK: usize = 256;
 
 /// Tokens before the window that a layer keeps, so that the last few tokens can be taken back.
 const ROLLBACK: usize = 64;
@@ -51,6 +51,22 @@ impl CacheSpec {
         self.window.map(|w| w.saturating_sub(1) + ROLLBACK)
     }
 
+    /// Tokens kept of `held`, and room made, when `added` do not fit into `capacity` any more.
+    pub(crate) fn grown(&self, held: usize, capacity: usize, added: usize) -> (usize, usize) {
+        let (keep, capacity) = match self.kept() {
+            Some(kept) if held > kept => (kept, kept + added + slack(kept)),
+            // Half as much again, so that long generations copy a bounded number of times.
+            _ => (held, (held + added).max(capacity + capacity / 2)),
+        };
+        (keep, capacity.next_multiple_of(BLOCK))
+    }
+
+    /// Room for `held` tokens that are about to grow one by one.
+    pub(crate) fn room(&self, held: usize) -> usize {
+        let more = self.kept().map_or(held / 2, slack);
+        (held + 1 + more).next_multiple_of(BLOCK)
+    }
+
     /// The first position that the token at `len` sees.
     fn first_seen(&self, len: usize) -> usize {
         match self.window {
@@ -67,54 +83,57 @@ fn slack(kept: usize) -> usize {
 
 /// One layer's keys and values, each `[kv_heads, capacity, head_dim]`.
 #[derive(Debug)]
-struct LayerCache<B: Backend> {
-    spec: CacheSpec,
+pub(crate) struct LayerCache<B: Backend> {
+    pub spec: CacheSpec,
+    /// None where nothing is held, or where a [`crate::kv_batch::BatchCache`] holds it.
     keys_values: Option<(B::Tensor, B::Tensor)>,
     /// Position of the oldest token held.
-    first: usize,
+    pub first: usize,
     /// Tokens held.
-    held: usize,
-    capacity: usize,
+    pub held: usize,
+    /// Room before the oldest token: in a batch only.
+    pub before: usize,
+    pub capacity: usize,
 }
 
 impl<B: Backend> LayerCache<B> {
-    fn new(spec: CacheSpec) -> Self {
+    pub fn new(spec: CacheSpec) -> Self {
         LayerCache {
             spec,
             keys_values: None,
             first: 0,
             held: 0,
+            before: 0,
             capacity: 0,
         }
     }
 
-    /// Tokens kept, and room made, when `added` tokens do not fit any more.
-    fn grown(&self, added: usize) -> (usize, usize) {
-        let (keep, capacity) = match self.spec.kept() {
-            Some(kept) if self.held > kept => (kept, kept + added + slack(kept)),
-            // Half as much again, so that long generations copy a bounded number of times.
-            _ => (
-                self.held,
-                (self.held + added).max(self.capacity + self.capacity / 2),
-            ),
-        };
-        (keep, capacity.next_multiple_of(BLOCK))
-    }
-
     /// Tokens there is room for once `added` are added.
     fn capacity_with(&self, added: usize) -> usize {
-        match self.held + added <= self.capacity {
+        let used = self.before + self.held;
+        match used + added <= self.capacity {
             true => self.capacity,
-            false => self.grown(added).1,
+            false => self.spec.grown(used, self.capacity, added).1,
+        }
+    }
+
+    /// The keys and values of all tokens held, taken out of here.
+    pub fn take_view(&mut self) -> Result<Option<(B::Tensor, B::Tensor)>> {
+        match self.keys_values.take() {
+            Some((k, v)) if self.held > 0 => {
+                let held = |t: B::Tensor| t.narrow(1, 0, self.held);
+                Ok(Some((held(k)?, held(v)?)))
+            }
+            _ => Ok(None),
         }
     }
 
     /// Makes room for `added` tokens, keeping what they see.
-    fn reserve(&mut self, backend: &B, added: usize, dtype: DType) -> Result<()> {
+    pub fn reserve(&mut self, backend: &B, added: usize, dtype: DType) -> Result<()> {
         if self.held + added <= self.capacity {
             return Ok(());
         }
-        let (keep, capacity) = self.grown(added);
+        let (keep, capacity) = self.spec.grown(self.held, self.capacity, added);
         let CacheSpec {
             kv_heads, head_dim, ..
         } = self.spec;
@@ -137,7 +156,7 @@ impl<B: Backend> LayerCache<B> {
     }
 
     /// Appends tokens; gives the keys and values that they see.
-    fn append(
+    pub fn append(
         &mut self,
         backend: &B,
         k: &B::Tensor,
@@ -177,7 +196,7 @@ impl<B: Backend> LayerCache<B> {
 /// The caches of all layers for one sequence.
 #[derive(Debug)]
 pub struct SequenceCache<B: Backend> {
-    layers: Vec<LayerCache<B>>,
+    pub(crate) layers: Vec<LayerCache<B>>,
     len: usize,
 }
 

@@ -18,29 +18,83 @@ impl<B: Backend> Linear<B> {
         self.add_bias(self.weight.matmul_t(x)?)
     }
 
-    /// What [`Self::forward`] gives with each of some layers, together.
-    ///
-    /// # Errors
-    /// As [`WeightMatrix::matmul_t`].
-    pub fn forward_each<const N: usize>(
-        layers: [&Self; N],
-        x: &B::Tensor,
-    ) -> Result<[B::Tensor; N]> {
-        let products = B::Matrix::matmul_t_each(&layers.map(|l| &l.weight), x)?;
-        let ys = layers.iter().zip(products).map(|(l, y)| l.add_bias(y));
-        let ys: Vec<_> = ys.collect::<Result<_>>()?;
-        ys.try_into().map_err(|ys: Vec<_>| Error::Backend {
-            backend: B::NAME,
-            op: "matmul_t_each",
-            message: format!("{} products of {N} matrices", ys.len()),
-        })
-    }
-
     fn add_bias(&self, y: B::Tensor) -> Result<B::Tensor> {
         match &self.bias {
             Some(bias) => y.add(bias),
             None => Ok(y),
         }
+    }
+}
+
+/// Linear layers of one input: one matrix where the backend prefers that ([`WeightMatrix::join`]).
+#[derive(Clone, Debug)]
+pub struct Joined<B: Backend, const N: usize> {
+    whole: Option<Linear<B>>,
+    /// Empty where they are one.
+    parts: Vec<Linear<B>>,
+    outputs: [usize; N],
+}
+
+impl<B: Backend, const N: usize> Joined<B, N> {
+    /// Takes the layers together.
+    ///
+    /// # Errors
+    /// Only what the backend reports.
+    pub fn new(layers: [Linear<B>; N]) -> Result<Self> {
+        let outputs = layers.each_ref().map(|l| l.weight.shape()[0]);
+        let mut parts = Vec::from(layers);
+        let biases: Vec<_> = parts.iter().filter_map(|l| l.bias.as_ref()).collect();
+        let weights: Vec<_> = parts.iter().map(|l| &l.weight).collect();
+        let weight = match biases.len() {
+            0 => B::Matrix::join(&weights)?,
+            n if n == N => B::Matrix::join(&weights)?,
+            _ => None,
+        };
+        let whole = match (weight, biases.as_slice()) {
+            (Some(weight), []) => Some(Linear { weight, bias: None }),
+            (Some(weight), biases) => {
+                let bias = Some(B::Tensor::concat(biases, 0)?);
+                Some(Linear { weight, bias })
+            }
+            (None, _) => None,
+        };
+        if whole.is_some() {
+            parts.clear();
+        }
+        Ok(Joined {
+            whole,
+            parts,
+            outputs,
+        })
+    }
+
+    /// `x [tokens, in]` gives each layer's `[tokens, out]`.
+    ///
+    /// # Errors
+    /// As [`WeightMatrix::matmul_t`].
+    pub fn forward(&self, x: &B::Tensor) -> Result<[B::Tensor; N]> {
+        let ys: Vec<_> = match &self.whole {
+            Some(whole) => {
+                let y = whole.forward(x)?;
+                let mut start = 0;
+                let next = |&len: &usize| {
+                    start += len;
+                    y.narrow(1, start - len, len)
+                };
+                self.outputs.iter().map(next).collect::<Result<_>>()?
+            }
+            None => {
+                let weights: Vec<_> = self.parts.iter().map(|l| &l.weight).collect();
+                let products = B::Matrix::matmul_t_each(&weights, x)?;
+                let ys = self.parts.iter().zip(products).map(|(l, y)| l.add_bias(y));
+                ys.collect::<Result<_>>()?
+            }
+        };
+        ys.try_into().map_err(|ys: Vec<_>| Error::Backend {
+            backend: B::NAME,
+            op: "matmul_t_each",
+            message: format!("{} products of {N} matrices", ys.len()),
+        })
     }
 }
 

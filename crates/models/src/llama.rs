@@ -11,7 +11,7 @@ use crate::{
     checkpoint::GgufMetadata,
     config::{from_json, positive, whole_groups},
     gguf_names::{GgufFix, GgufNames},
-    layers::{Embedding, Linear, RmsNorm},
+    layers::{Embedding, Joined, Linear, RmsNorm},
     model::{Architecture, Dimensions, Model},
     rope_config::RopeConfig,
     weights::Rows,
@@ -129,9 +129,7 @@ impl Config {
 }
 
 struct Attention<B: Backend> {
-    q_proj: Linear<B>,
-    k_proj: Linear<B>,
-    v_proj: Linear<B>,
+    qkv_proj: Joined<B, 3>,
     o_proj: Linear<B>,
     norms: Option<[RmsNorm<B>; 2]>,
     heads: usize,
@@ -144,7 +142,7 @@ impl<B: Backend> Attention<B> {
     fn load(c: &Config, w: &Weights<'_, B>) -> Result<Self> {
         let (heads, kv_heads, head_dim) = (c.num_attention_heads, c.kv_heads(), c.head_dim());
         let (q, kv) = (heads * head_dim, kv_heads * head_dim);
-        let [q_proj, k_proj, v_proj] = if c.variant.fused {
+        let qkv = if c.variant.fused {
             let of = q + 2 * kv;
             let rows = |part| w.linear_rows("qkv_proj", c.hidden_size, &Rows { part, of });
             [rows(0..q)?, rows(q..q + kv)?, rows(q + kv..of)?]
@@ -159,9 +157,7 @@ impl<B: Backend> Attention<B> {
         };
         let norm = |name| w.rms_norm(name, head_dim, c.rms_norm_eps);
         Ok(Attention {
-            q_proj,
-            k_proj,
-            v_proj,
+            qkv_proj: Joined::new(qkv)?,
             o_proj: w.linear_biased("o_proj", q, c.hidden_size, c.attention_bias)?,
             norms: match c.variant.qk_norm {
                 true => Some([norm("q_norm")?, norm("k_norm")?]),
@@ -182,7 +178,7 @@ impl<B: Backend> Attention<B> {
         step: &mut Step<'_, B>,
     ) -> biplane_backend::Result<B::Tensor> {
         let (n, d) = (step.num_tokens(), self.head_dim);
-        let [q, k, v] = Linear::forward_each([&self.q_proj, &self.k_proj, &self.v_proj], x)?;
+        let [q, k, v] = self.qkv_proj.forward(x)?;
         let mut q = q.reshape([n, self.heads, d])?;
         let mut k = k.reshape([n, self.kv_heads, d])?;
         let v = v.reshape([n, self.kv_heads, d])?;
@@ -195,15 +191,14 @@ impl<B: Backend> Attention<B> {
 }
 
 struct Mlp<B: Backend> {
-    gate_proj: Linear<B>,
-    up_proj: Linear<B>,
+    gate_up_proj: Joined<B, 2>,
     down_proj: Linear<B>,
 }
 
 impl<B: Backend> Mlp<B> {
     fn load(c: &Config, w: &Weights<'_, B>) -> Result<Self> {
         let (hidden, inner) = (c.hidden_size, c.intermediate_size);
-        let [gate_proj, up_proj] = if c.variant.fused {
+        let gate_up = if c.variant.fused {
             let of = 2 * inner;
             let rows = |part| w.linear_rows("gate_up_proj", hidden, &Rows { part, of });
             [rows(0..inner)?, rows(inner..of)?]
@@ -212,14 +207,13 @@ impl<B: Backend> Mlp<B> {
             [linear("gate_proj")?, linear("up_proj")?]
         };
         Ok(Mlp {
-            gate_proj,
-            up_proj,
+            gate_up_proj: Joined::new(gate_up)?,
             down_proj: w.linear_biased("down_proj", inner, hidden, c.mlp_bias)?,
         })
     }
 
     fn forward(&self, x: &B::Tensor) -> biplane_backend::Result<B::Tensor> {
-        let [gate, up] = Linear::forward_each([&self.gate_proj, &self.up_proj], x)?;
+        let [gate, up] = self.gate_up_proj.forward(x)?;
         self.down_proj.forward(&gate.silu_mul(&up)?)
     }
 }

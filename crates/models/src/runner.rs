@@ -1,7 +1,9 @@
 //! The erasure boundary: one virtual call a step, never one an operation. Everything above sees token
 //! ids, logits on the host, and `dyn ModelRunner`.
 
+mod pending;
 mod run;
+mod together;
 
 use biplane_backend::{DType, Device, MemoryStats};
 

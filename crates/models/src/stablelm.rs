@@ -11,7 +11,7 @@ use crate::{
     checkpoint::GgufMetadata,
     config::{from_json, only, positive, whole_groups},
     gguf_names::{GgufFix, GgufNames},
-    layers::{Embedding, LayerNorm, Linear},
+    layers::{Embedding, Joined, LayerNorm, Linear},
     model::{Architecture, Dimensions, Model},
     rope_config::RopeConfig,
 };
@@ -131,9 +131,7 @@ impl<B: Backend> HeadNorm<B> {
 }
 
 struct Attention<B: Backend> {
-    q_proj: Linear<B>,
-    k_proj: Linear<B>,
-    v_proj: Linear<B>,
+    qkv_proj: Joined<B, 3>,
     o_proj: Linear<B>,
     norms: Option<[HeadNorm<B>; 2]>,
     heads: usize,
@@ -148,9 +146,11 @@ impl<B: Backend> Attention<B> {
         let linear =
             |name, heads| w.linear_biased(name, c.hidden_size, heads * head_dim, c.use_qkv_bias);
         Ok(Attention {
-            q_proj: linear("q_proj", heads)?,
-            k_proj: linear("k_proj", kv_heads)?,
-            v_proj: linear("v_proj", kv_heads)?,
+            qkv_proj: Joined::new([
+                linear("q_proj", heads)?,
+                linear("k_proj", kv_heads)?,
+                linear("v_proj", kv_heads)?,
+            ])?,
             o_proj: w.linear("o_proj", c.hidden_size, c.hidden_size)?,
             norms: match c.qk_layernorm {
                 true => Some([
@@ -173,7 +173,7 @@ impl<B: Backend> Attention<B> {
         step: &mut Step<'_, B>,
     ) -> biplane_backend::Result<B::Tensor> {
         let (n, d) = (step.num_tokens(), self.head_dim);
-        let [q, k, v] = Linear::forward_each([&self.q_proj, &self.k_proj, &self.v_proj], x)?;
+        let [q, k, v] = self.qkv_proj.forward(x)?;
         let mut q = q.reshape([n, self.heads, d])?;
         let mut k = k.reshape([n, self.kv_heads, d])?;
         let v = v.reshape([n, self.kv_heads, d])?;
@@ -187,22 +187,23 @@ impl<B: Backend> Attention<B> {
 }
 
 struct Mlp<B: Backend> {
-    gate_proj: Linear<B>,
-    up_proj: Linear<B>,
+    gate_up_proj: Joined<B, 2>,
     down_proj: Linear<B>,
 }
 
 impl<B: Backend> Mlp<B> {
     fn load(c: &Config, w: &Weights<'_, B>) -> Result<Self> {
         Ok(Mlp {
-            gate_proj: w.linear("gate_proj", c.hidden_size, c.intermediate_size)?,
-            up_proj: w.linear("up_proj", c.hidden_size, c.intermediate_size)?,
+            gate_up_proj: Joined::new([
+                w.linear("gate_proj", c.hidden_size, c.intermediate_size)?,
+                w.linear("up_proj", c.hidden_size, c.intermediate_size)?,
+            ])?,
             down_proj: w.linear("down_proj", c.intermediate_size, c.hidden_size)?,
         })
     }
 
     fn forward(&self, x: &B::Tensor) -> biplane_backend::Result<B::Tensor> {
-        let [gate, up] = Linear::forward_each([&self.gate_proj, &self.up_proj], x)?;
+        let [gate, up] = self.gate_up_proj.forward(x)?;
         self.down_proj.forward(&gate.silu_mul(&up)?)
     }
 }

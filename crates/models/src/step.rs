@@ -6,7 +6,7 @@
 
 use biplane_backend::{Backend, DType, Result, RopeAngles, Tensor};
 
-use crate::kv_cache::SequenceCache;
+use crate::{kv_batch::BatchCache, kv_cache::SequenceCache};
 
 /// One sequence's rows in a step.
 #[derive(Clone, Copy, Debug)]
@@ -25,7 +25,10 @@ pub struct Step<'a, B: Backend> {
     pub(crate) dtype: DType,
     pub(crate) ids: B::Tensor,
     pub(crate) positions: Vec<u32>,
+    /// Sequences with a cache of their own.
     pub(crate) spans: Vec<Span>,
+    /// Sequences that decode together: a row each, the step's first.
+    pub(crate) batch: Option<BatchCache<B>>,
     pub(crate) caches: Vec<SequenceCache<B>>,
     /// Whether a lazy backend computes each layer before the next is described.
     pub(crate) eager: bool,
@@ -70,7 +73,33 @@ impl<B: Backend> Step<'_, B> {
         scale: f32,
     ) -> Result<B::Tensor> {
         let kept = self.backend.cache_dtype(self.dtype);
-        let (k, v) = (k.cast(kept)?, v.cast(kept)?);
+        let (k, v) = (&k.cast(kept)?, &v.cast(kept)?);
+        let together = match &mut self.batch {
+            Some(batch) => {
+                let rows = batch.rows();
+                let part = |t: &B::Tensor| t.narrow(0, 0, rows);
+                let (q, k, v) = (part(q)?, part(k)?, part(v)?);
+                Some(batch.attend(self.backend, layer, [&q, &k, &v], scale)?)
+            }
+            None => None,
+        };
+        match (together, self.spans.is_empty()) {
+            (Some(together), true) => Ok(together),
+            (None, _) => self.attend_alone(layer, [q, k, v], scale),
+            (Some(together), false) => {
+                let alone = self.attend_alone(layer, [q, k, v], scale)?;
+                B::Tensor::concat(&[&together, &alone], 0)
+            }
+        }
+    }
+
+    /// The spans with a cache of their own, one after the other.
+    fn attend_alone(
+        &mut self,
+        layer: usize,
+        [q, k, v]: [&B::Tensor; 3],
+        scale: f32,
+    ) -> Result<B::Tensor> {
         let (q, k, v) = (q.swap_axes(0, 1)?, k.swap_axes(0, 1)?, v.swap_axes(0, 1)?);
         let rows = self.num_tokens();
         let mut parts = Vec::with_capacity(self.spans.len());

@@ -8,7 +8,8 @@ use clap::Args;
 /// How the model serves.
 #[derive(Clone, Debug, Args)]
 pub struct EngineArgs {
-    /// Memory for all KV caches, running and kept, as 512M or 4G; half of what is free by default.
+    /// Memory for all KV caches of a model, running and kept, as 512M or 4G; half of what is free by
+    /// default.
     #[arg(long, value_name = "SIZE", value_parser = size, env = "BIPLANE_KV_MEMORY")]
     pub kv_memory: Option<usize>,
 
@@ -55,7 +56,7 @@ impl EngineArgs {
 }
 
 /// Bytes, with `K`, `M` or `G` for powers of 1,024.
-fn size(text: &str) -> Result<usize, String> {
+pub fn size(text: &str) -> Result<usize, String> {
     let wrong = || format!("{text:?} is no size; write 512M or 4G");
     let (digits, unit) = match text.find(|c: char| !c.is_ascii_digit()) {
         Some(at) => text.split_at(at),

@@ -18,6 +18,7 @@ mod mcp_args;
 mod model_args;
 mod near;
 mod plot;
+mod registry;
 mod replay;
 mod report;
 mod run;

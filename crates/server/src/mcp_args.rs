@@ -9,7 +9,7 @@ use clap::Args;
 use crate::{
     cli::{ModelArgs, backend},
     engine_args::EngineArgs,
-    http::Shared,
+    http::Mcp,
     report,
 };
 
@@ -68,10 +68,10 @@ pub struct ServerMcpArgs {
 
 impl ServerMcpArgs {
     /// Begins to connect the servers, and notes what the server's own MCP side needs.
-    pub fn start(&self, app: &Shared, builder: &ModelBuilder) -> anyhow::Result<()> {
-        app.mcp.verify_with(builder.clone());
+    pub fn start(&self, mcp: &Mcp, builder: ModelBuilder) -> anyhow::Result<()> {
+        mcp.verify_with(builder);
         match self.tools.connect()? {
-            Some((client, config)) => app.mcp.run_tools(client, config),
+            Some((client, config)) => mcp.run_tools(client, config),
             None if self.enable_tools => report::note(
                 "--enable-tools runs tools of MCP servers, and none are named: add --mcp-config FILE. \
                  Tools that requests bring work as ever; their calls are returned",

@@ -11,6 +11,13 @@ pub struct ModelArgs {
     #[arg(short, long, env = "BIPLANE_MODEL")]
     pub model: Option<String>,
 
+    #[command(flatten)]
+    pub load: LoadArgs,
+}
+
+/// On what a model computes, and how it is loaded.
+#[derive(Clone, Debug, Args)]
+pub struct LoadArgs {
     /// Where to compute.
     #[arg(long, default_value = "auto", value_parser = device, env = "BIPLANE_DEVICE")]
     pub device: Device,
@@ -71,10 +78,17 @@ impl IsqArgs {
 impl ModelArgs {
     /// The builder for these arguments on one backend.
     pub fn builder(&self, backend: BackendKind) -> ModelBuilder {
+        self.load.builder(self.model.as_deref(), backend)
+    }
+}
+
+impl LoadArgs {
+    /// The builder of a model for these arguments on one backend.
+    pub fn builder(&self, model: Option<&str>, backend: BackendKind) -> ModelBuilder {
         if let Some(threads) = self.threads {
             biplane::set_threads(usize::from(threads));
         }
-        let mut builder = builder_of(self.model.as_deref())
+        let mut builder = builder_of(model)
             .with_backend(backend)
             .with_device(self.device);
         if let AutoDType(Some(dtype)) = self.dtype {

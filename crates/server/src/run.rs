@@ -40,6 +40,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
         sampling: model.sampling(&changes)?,
         max_tokens: args.sampling.max_tokens,
         constraint,
+        continues: args.raw,
         ..Request::default()
     };
     let mut messages = Vec::new();

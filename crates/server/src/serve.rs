@@ -1,84 +1,144 @@
 //! `biplane serve` and `biplane mlx`
 
-use std::{net::SocketAddr, path::Path, sync::Arc};
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
-use biplane::{BackendKind, Model, ModelBuilder};
+use biplane::{BackendKind, ModelBuilder};
+use futures::FutureExt;
 use tokio::net::TcpListener;
 
 use crate::{
-    http::{self, App, Security, Shared},
-    report::{self, Progress},
+    http::{self, App, Mcp, Security},
+    registry::{self, First, Registry, Source, Stage, Status},
+    report,
     serve_args::{MlxArgs, ServeArgs, ServeOptions},
 };
 
-/// Serves a model.
+/// Serves models.
 pub fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let backend = match args.backend {
         Some(backend) => backend,
         None => BackendKind::default_here()?,
     };
-    let builder = args.options.model.builder(backend);
-    start(&args.options, builder)
+    start(&args.options, backend, false)
 }
 
-/// Serves a model on MLX.
+/// Serves models on MLX.
 pub fn mlx(args: MlxArgs) -> anyhow::Result<()> {
     let mut options = args.options;
     if let Some(device) = args.mlx_device {
         options.model.device = device;
     }
-    let builder = options.model.builder(BackendKind::Mlx);
-    start(&options, builder.with_eager_evaluation(!args.mlx_lazy_eval))
+    start(&options, BackendKind::Mlx, !args.mlx_lazy_eval)
 }
 
-fn start(options: &ServeOptions, builder: ModelBuilder) -> anyhow::Result<()> {
-    let mut builder = builder.with_engine(options.engine());
-    if let Some(file) = &options.chat_template {
-        builder = builder.with_chat_template(file);
-    }
+fn start(options: &ServeOptions, backend: BackendKind, eager: bool) -> anyhow::Result<()> {
+    let models = models(options, backend, eager)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("starting the server's threads")?;
-    let result = runtime.block_on(run(options, builder));
+    let result = runtime.block_on(run(options, backend, models));
     // A model that is still being loaded must not hold up the end.
     runtime.shutdown_background();
     result
 }
 
-async fn run(options: &ServeOptions, builder: ModelBuilder) -> anyhow::Result<()> {
+/// The models by their names, with what loads each; quantization is the registry's matter.
+fn models(
+    options: &ServeOptions,
+    backend: BackendKind,
+    eager: bool,
+) -> anyhow::Result<Vec<(String, ModelBuilder)>> {
+    let name = options.model_name.as_deref();
+    let sources = registry::sources(&options.models, &options.models_dir, name)?;
+    let several = sources.len() > 1;
+    if several && options.chat_template.is_some() {
+        bail!("--chat-template is for one model; serve that model by itself");
+    }
+    if several && options.engine.record.is_some() {
+        bail!(
+            "--record is for one model: a recording does not say which; serve that model by itself"
+        );
+    }
+    let mut load = options.model.clone();
+    load.isq.isq = None;
+    let engine = options.engine(sources.len());
+    let builder = |source: &Source| {
+        let mut builder = load
+            .builder(source.model.as_deref(), backend)
+            .with_engine(engine.clone());
+        if backend == BackendKind::Mlx {
+            builder = builder.with_eager_evaluation(eager);
+        }
+        if let Some(file) = &options.chat_template {
+            builder = builder.with_chat_template(file);
+        }
+        (source.name.clone(), builder)
+    };
+    Ok(sources.iter().map(builder).collect())
+}
+
+async fn run(
+    options: &ServeOptions,
+    backend: BackendKind,
+    models: Vec<(String, ModelBuilder)>,
+) -> anyhow::Result<()> {
     let (listener, address) = listen(options, options.port).await?;
-    let name = options.model_name.clone();
-    let name = name.unwrap_or_else(|| name_of(options.model.model.as_deref()));
-    let app = App::new(
-        name,
-        Security {
-            key: options.api_key.clone(),
-            local: address.ip().is_loopback(),
-            origins: options.cors_origin.clone(),
-        },
-    );
-    let mcp = match options.mcp.mcp_port {
+    let second = match options.mcp.mcp_port {
         Some(port) => Some(listen(options, port).await?),
         None => None,
     };
     let url = url(options, address);
-    report::note(&format!("listening on {url} while the model is loaded"));
-    options.mcp.start(&app, &builder)?;
-    let loading = tokio::spawn(load(builder, Arc::clone(&app)));
+    // Of a folder none is more wanted than the others.
+    let lazy = options.lazy || (options.models.is_empty() && !options.models_dir.is_empty());
+    report::note(&match lazy {
+        false => format!("listening on {url} while the model is loaded"),
+        true => format!("listening on {url}; models are loaded when they are asked for"),
+    });
+    let mcp = Arc::new(Mcp::default());
+    if let Some((_, first)) = models.first() {
+        let first = first.clone();
+        let first = match options.model.isq.isq {
+            Some(isq) => first.with_isq(isq),
+            None => first,
+        };
+        options.mcp.start(&mcp, first)?;
+    }
+    let equips = Arc::clone(&mcp);
+    let limits = options.limits(&options.engine(models.len()));
+    let registry = Registry::new(
+        models,
+        backend,
+        options.model.isq.isq,
+        limits,
+        Arc::new(move |model| Arc::clone(&equips).equip(model).boxed()),
+    );
+    if let Some(seconds) = options.idle_unload {
+        registry.unload_idle(Duration::from_secs(seconds.into()));
+    }
+    // Before anybody can ask: what is not said to come would be loaded by the first request.
+    let first = match lazy {
+        true => None,
+        false => Some(registry.begin_first()?),
+    };
+    let security = Security {
+        key: options.api_key.clone(),
+        local: address.ip().is_loopback(),
+        origins: options.cors_origin.clone(),
+    };
+    let app = App::new(registry, mcp, security);
     let failed = async {
-        match loading.await {
-            Ok(Ok(model)) => {
-                greet(&app, &model, &url, options.api_key.is_some());
+        match load(app.models.clone(), first).await {
+            Ok(first) => {
+                greet(&app, first, &url, options.api_key.is_some());
                 std::future::pending().await
             }
-            Ok(Err(error)) => error.into(),
-            Err(error) => anyhow::Error::new(error).context("loading the model"),
+            Err(error) => error,
         }
     };
     let mcp = async {
-        if let Some((listener, address)) = mcp {
+        if let Some((listener, address)) = second {
             report::note(&format!("MCP      http://{address}/mcp"));
             http::mcp::serve(listener, Arc::clone(&app), http::stopped()).await;
         }
@@ -90,25 +150,18 @@ async fn run(options: &ServeOptions, builder: ModelBuilder) -> anyhow::Result<()
     }
 }
 
-async fn load(builder: ModelBuilder, app: Shared) -> biplane::Result<Model> {
-    let progress = Progress::new(false);
-    let (told, show) = (Arc::clone(&app), progress.shower());
-    let builder = builder.with_progress(move |p| {
-        told.loading(p);
-        show(p);
-    });
-    let model = builder.build().await?;
-    progress.clear();
-    let model = app.mcp.equip(model).await;
-    app.loaded(model.clone());
-    // The first constrained answer must not wait for it.
-    let warm = model.clone();
-    tokio::task::spawn_blocking(move || {
-        if let Err(error) = warm.prepare_constraints() {
-            tracing::warn!("answers cannot be constrained: {error}");
+/// Loads the first model, unless none is to be loaded before it is asked for.
+async fn load(registry: Registry, first: Option<First>) -> anyhow::Result<Option<Status>> {
+    let first = match first {
+        None => None,
+        Some(first) => {
+            let loading = registry.clone();
+            let loading = tokio::spawn(async move { loading.load_first(first).await });
+            Some(loading.await.context("loading the model")??)
         }
-    });
-    Ok(model)
+    };
+    registry.look();
+    Ok(first)
 }
 
 async fn listen(options: &ServeOptions, port: u16) -> anyhow::Result<(TcpListener, SocketAddr)> {
@@ -169,29 +222,44 @@ pub fn name_of(model: Option<&str>) -> String {
     )
 }
 
-fn greet(app: &App, model: &Model, url: &str, has_key: bool) {
-    let info = model.info();
+fn greet(app: &App, first: Option<Status>, url: &str, has_key: bool) {
     let key = match has_key {
         true => " -H \"Authorization: Bearer $BIPLANE_API_KEY\"",
         false => "",
     };
-    report::note(&format!(
-        "model    {} ({}, {:.1}M parameters, {} of weights)",
-        app.name,
-        info.architecture,
-        info.parameters as f64 / 1e6,
-        report::bytes(info.weight_bytes as u64),
-    ));
-    report::note(&format!(
-        "runs     {} on {}, {}, {} threads",
-        info.backend,
-        info.device,
-        info.dtype.name(),
-        model.threads(),
-    ));
-    report::note(&format!("context  {} tokens", info.context_length));
+    if let Some(Status {
+        name,
+        stage: Stage::Loaded { model, .. },
+        ..
+    }) = first
+    {
+        let info = model.info();
+        report::note(&format!(
+            "model    {name} ({}, {:.1}M parameters, {} of weights)",
+            info.architecture,
+            info.parameters as f64 / 1e6,
+            report::bytes(info.weight_bytes as u64),
+        ));
+        report::note(&format!(
+            "runs     {} on {}, {}, {} threads",
+            info.backend,
+            info.device,
+            info.dtype.name(),
+            model.threads(),
+        ));
+        report::note(&format!("context  {} tokens", info.context_length));
+    }
+    let all = app.models.list();
+    let model = match &all[..] {
+        [_] => String::new(),
+        all => {
+            report::note(&format!("models   {}; see {url}/v1/models", all.len()));
+            let name = all.last().map_or("", |status| &status.name);
+            format!("\"model\": {name:?}, ")
+        }
+    };
     report::note(&format!("ready    {url}"));
     report::note(&format!(
-        "try      curl {url}/v1/chat/completions{key} -d '{{\"messages\": [{{\"role\": \"user\", \"content\": \"Hello\"}}]}}'"
+        "try      curl {url}/v1/chat/completions{key} -d '{{{model}\"messages\": [{{\"role\": \"user\", \"content\": \"Hello\"}}]}}'"
     ));
 }

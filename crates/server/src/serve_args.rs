@@ -6,9 +6,11 @@ use biplane::{BackendKind, Device, EngineConfig};
 use clap::Args;
 
 use crate::{
-    cli::{ModelArgs, backend},
-    engine_args::EngineArgs,
+    cli::backend,
+    engine_args::{EngineArgs, size},
     mcp_args::ServerMcpArgs,
+    model_args::LoadArgs,
+    registry::Limits,
 };
 
 /// Arguments of `biplane serve`.
@@ -71,13 +73,33 @@ fn origin(s: &str) -> Result<String, String> {
     }
 }
 
+/// Fewest bytes of KV caches for a model where only the memory of all models is given.
+const LEAST_KV: usize = 64 << 20;
+
 impl ServeOptions {
-    /// The engine's configuration.
-    pub fn engine(&self) -> EngineConfig {
+    /// The configuration of each of so many models' engines.
+    pub fn engine(&self, models: usize) -> EngineConfig {
+        let config = self.engine.config();
+        let part = || self.models_memory.map(|all| (all / 8).max(LEAST_KV));
         EngineConfig {
             max_sequences: self.max_sequences.into(),
             max_queue: self.max_queue.into(),
-            ..self.engine.config()
+            kv_memory: config.kv_memory.or_else(part),
+            memory_share: self
+                .max_models
+                .map_or(models, |most| models.min(most.into())),
+            ..config
+        }
+    }
+
+    /// What all models may take together.
+    pub fn limits(&self, engine: &EngineConfig) -> Limits {
+        let memory = self.models_memory.map(|bytes| bytes as u64);
+        let kv = memory.and(engine.kv_memory).unwrap_or(0);
+        Limits {
+            models: self.max_models.map(usize::from),
+            memory,
+            kv: kv as u64,
         }
     }
 }
@@ -85,8 +107,42 @@ impl ServeOptions {
 /// What is served, where, and to whom.
 #[derive(Debug, Args)]
 pub struct ServeOptions {
+    /// A GGUF file, a directory, or a Hugging Face id (`org/name`, `org/name:Q4_K_M`,
+    /// `org/name@revision`), or NAME=MODEL to say what clients call it; without it the small starter
+    /// model. May be given several times: the first is loaded at once, the others when they are asked for.
+    #[arg(
+        id = "model",
+        short = 'm',
+        long = "model",
+        value_name = "[NAME=]MODEL",
+        env = "BIPLANE_MODEL"
+    )]
+    pub models: Vec<String>,
+
+    /// Serve the GGUF files and model directories below this folder, too, by their names; loaded when
+    /// they are asked for. May be given several times.
+    #[arg(long, value_name = "DIR", env = "BIPLANE_MODELS_DIR")]
+    pub models_dir: Vec<PathBuf>,
+
+    /// Load nothing before it is asked for.
+    #[arg(long)]
+    pub lazy: bool,
+
+    /// Unload a model when nobody has asked for it for so many seconds.
+    #[arg(long, value_name = "SECONDS", env = "BIPLANE_IDLE_UNLOAD", value_parser = clap::value_parser!(u32).range(1..))]
+    pub idle_unload: Option<u32>,
+
+    /// Most models loaded at once; the one that rests longest goes for another.
+    #[arg(long, value_name = "N", env = "BIPLANE_MAX_MODELS", value_parser = clap::value_parser!(u16).range(1..))]
+    pub max_models: Option<u16>,
+
+    /// Memory for the weights and KV caches of all loaded models, as 8G; the one that rests longest goes
+    /// for another. Each counts with --kv-memory, an eighth of this by default.
+    #[arg(long, value_name = "SIZE", value_parser = size, env = "BIPLANE_MODELS_MEMORY")]
+    pub models_memory: Option<usize>,
+
     #[command(flatten)]
-    pub model: ModelArgs,
+    pub model: LoadArgs,
 
     #[command(flatten)]
     pub engine: EngineArgs,

@@ -198,3 +198,97 @@ fn attend(q: &Nd, k: &Nd, v: &Nd, mask: AttentionMask, scale: f64) -> Nd {
     }
     Nd::new(q.shape, out)
 }
+
+/// `attention_each`: each row is what `attention` gives with the keys that its mask lets through.
+pub fn attentions_of_rows<B: Backend>(backend: &B, _: &Expect) {
+    let mut rng = Rng(32);
+    for (heads, kv_heads) in [(4, 2), (3, 3), (8, 1)] {
+        for (rows, kv_len, d) in [(1, 1, 16), (1, 9, 64), (3, 7, 128), (5, 40, 256)] {
+            for dtype in FLOATS {
+                for hidden in [None, Some(0), Some(3)] {
+                    // The first keys of a row, fewer than there are.
+                    let hidden = hidden.map(|by| move |row: usize| (row * by).min(kv_len - 1));
+                    check_rows(
+                        backend,
+                        [rows, heads, kv_heads, kv_len, d],
+                        dtype,
+                        hidden,
+                        &mut rng,
+                    );
+                }
+            }
+        }
+    }
+}
+
+fn check_rows<B: Backend>(
+    backend: &B,
+    [rows, heads, kv_heads, kv_len, d]: [usize; 5],
+    dtype: DType,
+    hidden: Option<impl Fn(usize) -> usize>,
+    rng: &mut Rng,
+) {
+    let kv_shape = [rows, kv_heads, kv_len, d];
+    let q = Nd::random([rows, heads, d], rng).rounded(dtype);
+    let k = Nd::random(kv_shape, rng).rounded(dtype);
+    let v = Nd::random(kv_shape, rng).rounded(dtype);
+    let scale = 1.5 / (d as f32).sqrt();
+    let first = |row: usize| hidden.as_ref().map_or(0, |f| f(row));
+    let mut want = Vec::new();
+    for row in 0..rows {
+        let one = |t: &Nd, heads, len, from: usize| {
+            Nd::from_fn([heads, len - from, d], |i| match t.shape.rank() {
+                3 => t.at(&[row, i[0], i[2]]),
+                _ => t.at(&[row, i[0], from + i[1], i[2]]),
+            })
+        };
+        let (k, v) = (
+            one(&k, kv_heads, kv_len, first(row)),
+            one(&v, kv_heads, kv_len, first(row)),
+        );
+        let q = one(&q, heads, 1, 0);
+        want.extend(attend(&q, &k, &v, AttentionMask::None, f64::from(scale)).values);
+    }
+    let want = Nd::new(q.shape, want);
+    let up = |data: &Nd| upload(backend, data, dtype);
+    let cached = |data: &Nd| {
+        let cache = up(&data.padded(2, 2, 9, f64::NAN));
+        cache.narrow(2, 2, kv_len).unwrap()
+    };
+    let mask = hidden.as_ref().map(|_| {
+        let hide = |i: &[usize]| {
+            if i[1] < first(i[0]) {
+                f64::NEG_INFINITY
+            } else {
+                0.0
+            }
+        };
+        up(&Nd::from_fn([rows, kv_len + 4], hide))
+            .narrow(1, 0, kv_len)
+            .unwrap()
+    });
+    let q = up(&q);
+    for (operands, k, v) in [
+        ("contiguous operands", up(&k), up(&v)),
+        ("a cache", cached(&k), cached(&v)),
+    ] {
+        let plain_mask = mask.clone().map(Plain);
+        let plain = Plain(q.clone()).attention_each(
+            &Plain(k.clone()),
+            &Plain(v.clone()),
+            plain_mask.as_ref(),
+            scale,
+        );
+        check_fused(
+            &format!(
+                "attention_each of {operands}, {rows} rows, {heads} heads on {kv_heads}, {kv_len} positions, mask {},",
+                mask.is_some()
+            ),
+            q.attention_each(&k, &v, mask.as_ref(), scale),
+            plain,
+            dtype,
+            &want,
+            tolerance(dtype),
+        );
+    }
+}

@@ -205,6 +205,24 @@ pub fn wrong_fused_arguments<B: Backend>(backend: &B, _: &Expect) {
     let no_size = f([2, 5, 0].into());
     refused!(Shape, no_size.attention(&no_size, &no_size, none, 1.0));
 
+    let q = &f([2, 4, 8].into());
+    let kv = &f([2, 2, 5, 8].into());
+    refused!(Rank, x.attention_each(kv, kv, None, 1.0));
+    refused!(Rank, q.attention_each(q, q, None, 1.0));
+    for bad in [[1, 2, 5, 8], [2, 3, 5, 8], [2, 2, 0, 8], [2, 2, 5, 7]] {
+        let bad = f(bad.into());
+        refused!(Shape, q.attention_each(&bad, &bad, None, 1.0));
+        refused!(Shape, q.attention_each(kv, &bad, None, 1.0));
+    }
+    for bad in [f([2, 4].into()), f([1, 5].into()), f([5].into())] {
+        refused!(Shape, q.attention_each(kv, kv, Some(&bad), 1.0));
+    }
+    let half = &t([2, 2, 5, 8].into(), DType::F16);
+    refused!(DType, q.attention_each(half, kv, None, 1.0));
+    refused!(DType, q.attention_each(kv, half, None, 1.0));
+    let half = &t([2, 5].into(), DType::F16);
+    refused!(DType, q.attention_each(kv, kv, Some(half), 1.0));
+
     let half = &t([2, 3].into(), DType::F16);
     for other in [ints, half] {
         refused!(DType, x.silu_mul(other));

@@ -48,6 +48,50 @@ pub fn ggml_matrices<B: Backend>(backend: &B, expect: &Expect) {
     }
 }
 
+/// Joined matrices give what the parts give, one after the other; what does not fit is not joined.
+pub fn joined_matrices<B: Backend>(backend: &B, expect: &Expect) {
+    let mut rng = Rng(53);
+    let kinds = [
+        Packed::dense(DType::F32, [3, 64], &mut rng),
+        Packed::dense(DType::F32, [40, 64], &mut rng),
+        Packed::affine(4, 64, DType::F16, [3, 64], &mut rng),
+        Packed::affine(4, 64, DType::F16, [40, 64], &mut rng),
+        Packed::affine(4, 32, DType::F16, [40, 64], &mut rng),
+        Packed::affine(8, 64, DType::F16, [3, 64], &mut rng),
+        Packed::dense(DType::F32, [3, 32], &mut rng),
+    ];
+    // Which of them have one form.
+    let forms = [0, 0, 1, 1, 2, 3, 4];
+    let load = |m: &Packed| backend.load_matrix(&m.packed(), DType::F32).unwrap();
+    let x = Nd::random([2, 64], &mut rng).rounded(DType::F32);
+    let x = upload(backend, &x, DType::F32);
+    for (i, a) in kinds.iter().enumerate() {
+        for (j, b) in kinds.iter().enumerate() {
+            let what = format!(
+                "{} {:?} joined to {} {:?}",
+                b.name, b.shape, a.name, a.shape
+            );
+            let (left, right) = (load(a), load(b));
+            let joined = B::Matrix::join(&[&left, &right]).unwrap();
+            let Some(joined) = joined else {
+                continue;
+            };
+            assert_eq!(forms[i], forms[j], "{what}");
+            let [rows, cols] = a.shape;
+            assert_eq!(joined.shape(), [rows + b.shape[0], cols], "{what}");
+            if cols != 64 {
+                continue;
+            }
+            let parts = [&left, &right].map(|m| m.matmul_t(&x).unwrap());
+            let want = B::Tensor::concat(&[&parts[0], &parts[1]], 1).unwrap();
+            let got = joined.matmul_t(&x).unwrap();
+            let tolerance = (expect.matmul)(&a.packed(), DType::F32).max(1e-5) * 64.0;
+            assert_close(&what, &got, DType::F32, &download(&want), tolerance);
+        }
+    }
+    assert!(B::Matrix::join(&[]).unwrap().is_none());
+}
+
 fn check_matrix<B: Backend>(
     backend: &B,
     expect: &Expect,

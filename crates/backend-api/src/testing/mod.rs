@@ -32,14 +32,15 @@ mod plain;
 #[cfg(test)]
 mod tests;
 
-pub use attention::{attentions, rotations};
+pub use attention::{attentions, attentions_of_rows, rotations};
 pub use casts::{casts, round_trips};
 pub use errors::{absurd_shapes, wrong_arguments, wrong_fused_arguments};
 pub use fused::{gated_products, largest_elements, norms, softmaxes};
 pub use layout::{joins, reshapes, slices, stretches, writes};
 pub use math::{binaries, matmuls, reductions, row_lookups, selections, unaries};
 pub use matrices::{
-    dense_matrices, ggml_matrices, malformed_matrices, mlx_matrices, wrong_matrix_arguments,
+    dense_matrices, ggml_matrices, joined_matrices, malformed_matrices, mlx_matrices,
+    wrong_matrix_arguments,
 };
 pub use plain::Plain;
 
@@ -112,8 +113,9 @@ macro_rules! conformance_tests {
             reshapes stretches slices joins writes
             unaries binaries selections matmuls reductions row_lookups
             norms softmaxes gated_products largest_elements
-            rotations attentions
-            dense_matrices mlx_matrices ggml_matrices malformed_matrices wrong_matrix_arguments
+            rotations attentions attentions_of_rows
+            dense_matrices mlx_matrices ggml_matrices malformed_matrices joined_matrices
+            wrong_matrix_arguments
             wrong_arguments wrong_fused_arguments absurd_shapes
         }
     };

@@ -13,6 +13,9 @@ pub(super) struct Reader {
     parser: Option<ToolParser>,
     hidden: Hidden,
     has_calls: bool,
+    /// Tokens since the last that was understood, and those of reasoning.
+    unread: usize,
+    thought: usize,
 }
 
 impl Reader {
@@ -25,6 +28,8 @@ impl Reader {
                 held: String::new(),
             },
             has_calls: false,
+            unread: 0,
+            thought: 0,
         }
     }
 
@@ -32,21 +37,28 @@ impl Reader {
     pub fn read(&mut self, event: Event) -> Option<ChatEvent> {
         Some(match event {
             Event::Prompt(_) => return None,
-            Event::Token { id, text, logprobs } => ChatEvent::Token {
-                id,
-                deltas: self.feed(&text),
-                logprobs,
-            },
+            Event::Token { id, text, logprobs } => {
+                self.unread += 1;
+                let deltas = self.feed(&text);
+                self.count(&deltas);
+                ChatEvent::Token {
+                    id,
+                    deltas,
+                    logprobs,
+                }
+            }
             Event::Done {
                 text,
                 reason,
-                timings,
+                mut timings,
             } => {
                 let mut deltas = self.feed(&text);
                 // A stop text within a marker has cut it: what is left of it is for no one.
                 let rest = self.parser.take().map(ToolParser::finish);
                 deltas.extend(self.deltas(rest.unwrap_or_default()));
                 self.hidden.flush(&mut deltas);
+                self.count(&deltas);
+                timings.reasoning_tokens = self.thought;
                 ChatEvent::Done {
                     deltas,
                     reason: self.finish(reason),
@@ -59,6 +71,20 @@ impl Reader {
 
     fn finish(&self, reason: FinishReason) -> ChatFinish {
         ChatFinish::new(reason, self.has_calls)
+    }
+
+    /// Counts the tokens that reasoning came with: also those of its beginning, which gave nothing yet.
+    fn count(&mut self, deltas: &[Delta]) {
+        if deltas.is_empty() {
+            return;
+        }
+        let unread = std::mem::take(&mut self.unread);
+        if deltas
+            .iter()
+            .any(|delta| matches!(delta, Delta::Reasoning(_)))
+        {
+            self.thought += unread;
+        }
     }
 
     fn feed(&mut self, text: &str) -> Vec<Delta> {

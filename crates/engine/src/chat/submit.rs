@@ -77,6 +77,7 @@ impl Model {
         request.tokens = tokenizer.encode_with_bos(&prompt, Specials::Guarded)?;
         request.constraint = constraint;
         request.shown_tokens.extend(ids);
+        request.continues = !chat.add_generation_prompt;
         request.validate()?;
         let parser = ToolParser::new(format, &tools).with_reasoning(reasoning);
         Ok(PreparedChat {

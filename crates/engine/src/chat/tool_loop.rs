@@ -18,8 +18,9 @@ const EVENTS: usize = 64;
 /// How tools are run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ToolConfig {
-    /// Most times that tools are run for one answer. A model that calls once more is given up: its
-    /// calls are in [`ChatResponse::tool_calls`].
+    /// Most times that tools are run for one answer. After the last time the model is offered only
+    /// tools that are not run here, so that it answers with what it has. With 0 no tool is run: calls
+    /// are in [`ChatResponse::tool_calls`].
     pub max_rounds: usize,
     /// How long one call may take. A function that blocks is not ended by it, only given up.
     pub timeout: Duration,
@@ -370,7 +371,30 @@ impl Rounds {
             },
             other => other,
         };
+        if round + 1 >= self.setting.config.max_rounds {
+            self.offer_no_more();
+        }
         Ok(())
+    }
+
+    /// Takes the tools that are run here from the choice.
+    fn offer_no_more(&mut self) {
+        let Ok(chosen) = self.chat.tool_choice.select(&self.chat.tools) else {
+            // A choice that names no tool: the next round says so.
+            return;
+        };
+        let names: Vec<_> = chosen
+            .iter()
+            .filter(|tool| !self.setting.tools.has(&tool.name))
+            .map(|tool| tool.name.clone())
+            .collect();
+        self.chat.tool_choice = match names.is_empty() {
+            true => ToolChoice::None,
+            false => ToolChoice::Allowed {
+                names,
+                required: false,
+            },
+        };
     }
 
     async fn send(&self, event: ChatEvent) -> Result<()> {

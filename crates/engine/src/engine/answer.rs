@@ -10,7 +10,7 @@ use crate::{
     grammar::GrammarState,
     sampling::{Sampler, TokenLogprobs, logprobs},
     stop::{StopMatcher, StopStrings},
-    tokenizer::Detokenizer,
+    tokenizer::{Detokenizer, Tokenizer},
 };
 
 /// Prompt tokens in a step whose logits all come to the host.
@@ -37,6 +37,17 @@ pub(super) struct Answer {
     counters: Arc<Counters>,
 }
 
+fn detokenizer(request: &Request, tokenizer: &Tokenizer) -> Detokenizer {
+    let detokenizer = tokenizer
+        .detokenizer(!request.show_special)
+        .showing(request.shown_tokens.clone());
+    let after_text = request.tokens.last();
+    match after_text.is_some_and(|&id| !tokenizer.is_special(id)) {
+        true if request.continues => detokenizer.continuing(),
+        _ => detokenizer,
+    }
+}
+
 impl Answer {
     pub fn new(
         request: Request,
@@ -49,10 +60,7 @@ impl Answer {
         Answer {
             sampler: Sampler::new(&request.sampling, &request.tokens),
             grammar,
-            detokenizer: vocabulary
-                .tokenizer
-                .detokenizer(!request.show_special)
-                .showing(request.shown_tokens.clone()),
+            detokenizer: detokenizer(&request, &vocabulary.tokenizer),
             stops: StopMatcher::new(&StopStrings::new(request.stop.clone()).unwrap_or_default()),
             prompt_logprobs: Vec::new(),
             limit: 0,

@@ -14,6 +14,8 @@ pub struct EngineConfig {
     /// Bytes for all KV caches, running ones and kept ones; half of what is free after loading by
     /// default.
     pub kv_memory: Option<usize>,
+    /// Engines that share this machine's memory: each takes its part of the default of `kv_memory`.
+    pub memory_share: usize,
     /// Keeps what was computed of a request for later ones that begin alike.
     pub prefix_cache: bool,
     /// Most of them kept at once; as many as the memory takes by default.
@@ -33,6 +35,7 @@ impl Default for EngineConfig {
             max_queue: 256,
             step_tokens: 512,
             kv_memory: None,
+            memory_share: 1,
             prefix_cache: true,
             kept_prefixes: None,
             prompt_cache: None,

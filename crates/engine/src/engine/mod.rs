@@ -8,6 +8,7 @@ mod admission;
 mod ahead;
 mod answer;
 mod config;
+mod exit;
 mod guess;
 mod metrics;
 mod outbox;
@@ -159,6 +160,7 @@ impl Engine {
 
 /// The engine's thread.
 fn run(setup: Setup, ready: oneshot::Sender<Result<Engine>>) {
+    exit::at_work();
     let Setup {
         spec,
         config,
@@ -169,7 +171,10 @@ fn run(setup: Setup, ready: oneshot::Sender<Result<Engine>>) {
     let loaded = guarded(|| {
         let runner = backends::load(&spec)?;
         let guesser = guesser(&config, draft.as_ref(), &*runner)?;
-        let budget = config.kv_memory.unwrap_or_else(default_budget);
+        exit::wait_for_engines();
+        let budget = config
+            .kv_memory
+            .unwrap_or_else(|| default_budget(config.memory_share));
         let chunk = config.step_tokens;
         memory::check_context(runner.info(), spec.context_length, chunk, budget)?;
         Ok((runner, guesser, budget))
@@ -183,7 +188,7 @@ fn run(setup: Setup, ready: oneshot::Sender<Result<Engine>>) {
         }
     };
     // Without a vocabulary the caller has failed and says so itself.
-    let Ok(vocabulary) = vocabulary.blocking_recv() else {
+    let Ok(vocabulary) = exit::at_rest(|| vocabulary.blocking_recv()) else {
         return;
     };
     let (jobs, queue) = std_mpsc::channel();
@@ -207,10 +212,10 @@ fn run(setup: Setup, ready: oneshot::Sender<Result<Engine>>) {
     drop(running);
 }
 
-/// Half of what is free once the weights are there.
-fn default_budget() -> usize {
+/// Half of what is free once the weights are there, or this engine's part of it.
+fn default_budget(share: usize) -> usize {
     let free = memory::available_bytes().map_or(usize::MAX / 4, |b| b as usize);
-    (free / 2).max(LEAST_MEMORY)
+    (free / 2 / share.max(1)).max(LEAST_MEMORY)
 }
 
 fn guesser(

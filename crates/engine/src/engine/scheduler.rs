@@ -15,7 +15,7 @@ use biplane_models::{ModelRunner, SpanPlan, StepPlan, Want};
 use super::{
     EngineConfig, Vocabulary,
     ahead::Ahead,
-    guarded,
+    exit, guarded,
     guess::{Guesser, Guesses},
     metrics::Counters,
     outbox::Outbox,
@@ -101,11 +101,12 @@ impl<'a> Scheduler<'a> {
 
     /// Serves until nobody holds the engine any more.
     pub fn serve(&mut self, jobs: &mpsc::Receiver<Job>) {
+        let mut first = true;
         let mut open = true;
         while open || !self.is_idle() {
             self.counters.beat(self.is_idle());
             if self.is_idle() && self.draining.is_empty() {
-                match jobs.recv() {
+                match exit::at_rest(|| jobs.recv()) {
                     Ok(job) => self.take(job),
                     Err(_) => return,
                 }
@@ -122,9 +123,13 @@ impl<'a> Scheduler<'a> {
             }
             // What came during a rest is work from now on, also should its first step never end.
             self.counters.beat(self.is_idle());
+            exit::stand_if_exiting();
             if !self.tick() {
                 // Only readers are waited for.
-                std::thread::sleep(Duration::from_millis(1));
+                exit::at_rest(|| std::thread::sleep(Duration::from_millis(1)));
+            } else if std::mem::take(&mut first) {
+                // What the backend makes at its first step is there now.
+                exit::wait_for_engines();
             }
         }
     }

@@ -34,6 +34,12 @@ impl Detokenizer {
         self
     }
 
+    /// The tokens go on with a text: nothing is dropped at their beginning.
+    pub fn continuing(mut self) -> Self {
+        self.strip_left = None;
+        self
+    }
+
     /// Takes the next token and gives the text that is now certain, never half a character; none
     /// when there is no more text yet. Ids outside the vocabulary stand for no text.
     pub fn push(&mut self, id: u32) -> Option<String> {

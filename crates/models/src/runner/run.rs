@@ -4,81 +4,23 @@ use std::collections::VecDeque;
 
 use biplane_backend::{Backend, MemoryStats, Tensor};
 
-use super::{ModelInfo, ModelRunner, SlotId, SpanOutput, SpanPlan, StepPlan, Want};
-use crate::{Error, Model, Result, Step, kv_cache::SequenceCache, step::Span};
-
-/// Output of a step in flight.
-struct Pending<T> {
-    logits: Option<T>,
-    /// The most likely tokens of all logit rows, when every span wants just those.
-    tokens: Option<T>,
-    hidden: Option<T>,
-    /// What each span wants, and of how many rows.
-    wants: Vec<(Want, usize)>,
-    slots: Vec<SlotId>,
-}
-
-impl<T: Tensor> Pending<T> {
-    /// Waits; gives one output a span.
-    fn outputs(&self, info: &ModelInfo) -> Result<Vec<SpanOutput>> {
-        let floats = |t: &Option<T>| t.as_ref().map_or(Ok(Vec::new()), Tensor::to_f32s);
-        let tokens = self
-            .tokens
-            .as_ref()
-            .map_or(Ok(Vec::new()), Tensor::to_u32s)?;
-        let (logits, hidden) = (floats(&self.logits)?, floats(&self.hidden)?);
-        let mut tokens = tokens.into_iter();
-        let mut logits = Rows::new(&logits, info.vocab_size);
-        let mut hidden = Rows::new(&hidden, info.hidden_size);
-        let one = |&(want, rows): &(Want, usize)| {
-            Ok(match want {
-                Want::Nothing => SpanOutput::Nothing,
-                Want::Argmax => SpanOutput::Token(match tokens.next() {
-                    Some(token) => token,
-                    None => argmax(logits.take(1)?),
-                }),
-                Want::LastLogits | Want::AllLogits => {
-                    SpanOutput::Logits(logits.take(rows)?.to_vec())
-                }
-                Want::Hidden => SpanOutput::Hidden(hidden.take(rows)?.to_vec()),
-            })
-        };
-        self.wants.iter().map(one).collect()
-    }
-}
-
-/// Rows that are handed out in order.
-struct Rows<'a> {
-    left: &'a [f32],
-    width: usize,
-}
-
-impl<'a> Rows<'a> {
-    fn new(left: &'a [f32], width: usize) -> Self {
-        Rows { left, width }
-    }
-
-    fn take(&mut self, rows: usize) -> Result<&'a [f32]> {
-        let n = rows * self.width;
-        let (part, left) = self.left.split_at_checked(n).ok_or_else(|| {
-            Error::Request(format!(
-                "the model gave {} numbers for {rows} rows of {}",
-                self.left.len(),
-                self.width
-            ))
-        })?;
-        self.left = left;
-        Ok(part)
-    }
-}
+use super::{
+    ModelInfo, ModelRunner, SlotId, SpanOutput, SpanPlan, StepPlan, Want,
+    pending::{Pending, Wanted},
+};
+use crate::{
+    Error, Model, Result, Step, kv_batch::BatchCache, kv_cache::SequenceCache, step::Span,
+};
 
 /// The one implementation of [`ModelRunner`], for any model on any backend.
 pub(crate) struct Runner<B: Backend> {
-    backend: B,
+    pub(super) backend: B,
     model: Box<dyn Model<B>>,
-    info: ModelInfo,
+    pub(super) info: ModelInfo,
     eager: bool,
-    slots: Vec<Option<SequenceCache<B>>>,
+    pub(super) slots: Vec<Option<SequenceCache<B>>>,
+    /// The caches of the sequences that decode together.
+    pub(super) batch: Option<BatchCache<B>>,
     /// In their order; at most two.
     pending: VecDeque<Pending<B::Tensor>>,
 }
@@ -91,6 +33,7 @@ impl<B: Backend> Runner<B> {
             info,
             eager,
             slots: Vec::new(),
+            batch: None,
             pending: VecDeque::new(),
         }
     }
@@ -166,19 +109,26 @@ impl<B: Backend> Runner<B> {
     /// The step itself. The caches are taken out of their slots, and come back only when all went
     /// well: after an error a lazy backend's tensors may hold anything.
     ///
-    /// `chosen` are token ids that only the device knows, in place of the plan's.
+    /// `chosen` are token ids that only the device knows, in place of the plan's, and the sequences
+    /// they belong to.
     fn run(
         &mut self,
         plan: &StepPlan,
-        chosen: Option<B::Tensor>,
+        chosen: Option<(B::Tensor, Vec<SlotId>)>,
     ) -> biplane_backend::Result<Pending<B::Tensor>> {
+        self.gather(plan)?;
+        let batch = self.batch.take();
+        let together = batch.as_ref().map_or(0, BatchCache::rows);
         let mut ids = Vec::new();
         let mut positions = Vec::new();
         let mut spans = Vec::new();
         let (mut logit_rows, mut hidden_rows) = (Vec::new(), Vec::new());
         let mut caches = Vec::new();
-        let mut wants = Vec::new();
-        for plan in &plan.spans {
+        let mut wanted = Vec::new();
+        for place in in_order(plan, batch.as_ref()) {
+            let Some(plan) = plan.spans.get(place) else {
+                continue;
+            };
             let Some(cache) = self.slots[plan.slot.0].take() else {
                 continue;
             };
@@ -194,57 +144,91 @@ impl<B: Backend> Runner<B> {
                 Want::Hidden => hidden_rows.extend(all),
                 _ => logit_rows.extend(all.skip(len - rows)),
             }
-            wants.push((plan.want, rows));
+            wanted.push(Wanted {
+                slot: plan.slot,
+                want: plan.want,
+                rows,
+                place,
+            });
             positions.extend((cache.len()..cache.len() + len).map(|p| p as u32));
             ids.extend_from_slice(&plan.tokens);
-            spans.push(Span {
-                cache: caches.len(),
-                start,
-                len,
-            });
+            if caches.len() >= together {
+                spans.push(Span {
+                    cache: caches.len(),
+                    start,
+                    len,
+                });
+            }
             caches.push(cache);
         }
         let mut step = Step {
             backend: &self.backend,
             dtype: self.info.dtype,
             ids: match chosen {
-                Some(chosen) => chosen,
+                Some((chosen, of)) => self.reordered(chosen, &of, &wanted)?,
                 None => self.backend.from_u32s(&ids, [ids.len()])?,
             },
             positions,
             spans,
+            batch,
             caches,
             eager: self.eager,
         };
         let x = self.model.forward(&mut step)?;
-        let mut caches = step.caches;
+        let (mut caches, batch) = (step.caches, step.batch);
         let hidden = self.normed_rows(&x, &hidden_rows)?;
         let mut logits = match self.normed_rows(&x, &logit_rows)? {
             Some(x) => Some(self.model.head(&x)?),
             None => None,
         };
-        for (cache, span) in caches.iter_mut().zip(&plan.spans) {
-            cache.advance(span.tokens.len());
+        for (cache, span) in caches.iter_mut().zip(&wanted) {
+            cache.advance(plan.spans.get(span.place).map_or(0, |s| s.tokens.len()));
         }
-        let only_tokens = !wants
+        let only_tokens = !wanted
             .iter()
-            .any(|(want, _)| matches!(want, Want::LastLogits | Want::AllLogits));
+            .any(|span| matches!(span.want, Want::LastLogits | Want::AllLogits));
         let tokens = match &logits {
             Some(logits) if only_tokens => Some(logits.argmax()?),
             _ => None,
         };
         logits = logits.filter(|_| !only_tokens);
         let mut pending: Vec<&B::Tensor> = caches.iter().flat_map(SequenceCache::tensors).collect();
+        pending.extend(batch.iter().flat_map(BatchCache::tensors));
         pending.extend([&logits, &tokens, &hidden].into_iter().flatten());
         self.backend.async_eval(&pending)?;
-        self.put_back(plan, caches);
+        if let Some(batch) = &batch {
+            batch.note(&mut caches);
+        }
+        self.batch = batch;
+        for (cache, span) in caches.into_iter().zip(&wanted) {
+            self.slots[span.slot.0] = Some(cache);
+        }
         Ok(Pending {
             logits,
             tokens,
             hidden,
-            wants,
-            slots: plan.spans.iter().map(|span| span.slot).collect(),
+            spans: wanted,
         })
+    }
+
+    /// Chosen tokens of the sequences `of` in the order of the next step's rows.
+    fn reordered(
+        &self,
+        chosen: B::Tensor,
+        of: &[SlotId],
+        wanted: &[Wanted],
+    ) -> biplane_backend::Result<B::Tensor> {
+        let place = |w: &Wanted| of.iter().position(|slot| *slot == w.slot);
+        let order: Vec<u32> = wanted.iter().filter_map(place).map(|i| i as u32).collect();
+        if order.iter().copied().eq(0..of.len() as u32) {
+            return Ok(chosen);
+        }
+        let n = order.len();
+        let order = self.backend.from_u32s(&order, [n])?;
+        chosen
+            .reshape([of.len(), 1])?
+            .take_rows(&order)?
+            .reshape([n])
     }
 
     /// Of `x [tokens, hidden]` the wanted rows, after the final norm.
@@ -262,42 +246,54 @@ impl<B: Backend> Runner<B> {
         self.model.norm(&x).map(Some)
     }
 
-    /// The step in which every sequence of the one in flight goes on with the token it chooses.
-    fn next_plan(&self) -> Option<(StepPlan, B::Tensor)> {
+    /// The step in which every sequence of the one in flight goes on with the token it chooses; these
+    /// tokens and whose they are.
+    #[allow(clippy::type_complexity)]
+    fn next_plan(&self) -> Option<(StepPlan, (B::Tensor, Vec<SlotId>))> {
         let [pending] = self.pending.as_slices().0 else {
             return None;
         };
         let chosen = pending.tokens.clone()?;
-        let goes_on = |slot: &SlotId| {
-            self.slot(*slot)
-                .is_ok_and(|cache| cache.len() < self.info.context_length)
+        let goes_on = |span: &Wanted| {
+            span.want == Want::Argmax
+                && self
+                    .slot(span.slot)
+                    .is_ok_and(|cache| cache.len() < self.info.context_length)
         };
-        let all = pending.wants.iter().all(|(want, _)| *want == Want::Argmax)
-            && pending.slots.iter().all(goes_on);
-        if !all || !self.backend.computes_beside() {
+        if !pending.spans.iter().all(goes_on) || !self.backend.computes_beside() {
             return None;
         }
-        let span = |&slot: &SlotId| SpanPlan {
-            slot,
+        let of: Vec<SlotId> = pending.spans.iter().map(|span| span.slot).collect();
+        let mut spans = pending.spans.clone();
+        spans.sort_by_key(|span| span.place);
+        let span = |span: &Wanted| SpanPlan {
+            slot: span.slot,
             tokens: vec![0],
             want: Want::Argmax,
         };
-        let spans = pending.slots.iter().map(span).collect();
-        Some((StepPlan { spans }, chosen))
+        let spans = spans.iter().map(span).collect();
+        Some((StepPlan { spans }, (chosen, of)))
     }
 
     /// Closes the sequences of all steps in flight.
     fn give_up(&mut self) {
         for pending in std::mem::take(&mut self.pending) {
-            pending.slots.iter().for_each(|slot| self.close(*slot));
+            pending.spans.iter().for_each(|span| self.close(span.slot));
         }
     }
+}
 
-    fn put_back(&mut self, plan: &StepPlan, caches: Vec<SequenceCache<B>>) {
-        for (span, cache) in plan.spans.iter().zip(caches) {
-            self.slots[span.slot.0] = Some(cache);
-        }
+/// The plan's spans in the order of the step's rows: those of the batch first.
+fn in_order<B: Backend>(plan: &StepPlan, batch: Option<&BatchCache<B>>) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..plan.spans.len()).collect();
+    if let Some(batch) = batch {
+        let row = |&place: &usize| {
+            let slot = plan.spans.get(place).map(|span| span.slot);
+            slot.and_then(|slot| batch.row(slot)).unwrap_or(usize::MAX)
+        };
+        order.sort_by_key(row);
     }
+    order
 }
 
 impl<B: Backend> ModelRunner for Runner<B> {
@@ -311,6 +307,9 @@ impl<B: Backend> ModelRunner for Runner<B> {
     }
 
     fn close(&mut self, slot: SlotId) {
+        if let Some(batch) = &mut self.batch {
+            batch.leave(slot);
+        }
         if let Some(place) = self.slots.get_mut(slot.0) {
             *place = None;
         }
@@ -331,6 +330,7 @@ impl<B: Backend> ModelRunner for Runner<B> {
 
     fn truncate(&mut self, slot: SlotId, len: usize) -> Result<()> {
         self.reachable(slot, len)?;
+        self.alone(slot)?;
         if let Some(Some(cache)) = self.slots.get_mut(slot.0) {
             cache.truncate(len);
         }
@@ -338,12 +338,16 @@ impl<B: Backend> ModelRunner for Runner<B> {
     }
 
     fn fork(&mut self, slot: SlotId, len: usize) -> Result<SlotId> {
-        let cache = self.reachable(slot, len)?;
+        self.reachable(slot, len)?;
+        self.alone(slot)?;
+        let cache = self.slot(slot)?;
         let copy = cache.fork(&self.backend, len, self.info.cache_dtype)?;
         Ok(self.insert(copy))
     }
 
     fn export(&mut self, slot: SlotId) -> Result<Vec<u8>> {
+        self.slot(slot)?;
+        self.alone(slot)?;
         Ok(self.slot(slot)?.export()?)
     }
 
@@ -392,15 +396,4 @@ impl<B: Backend> ModelRunner for Runner<B> {
     fn memory(&self) -> MemoryStats {
         self.backend.memory()
     }
-}
-
-/// Position of the largest value, the lowest among equals; NaN is never it.
-fn argmax(values: &[f32]) -> u32 {
-    let mut best = (f32::NEG_INFINITY, 0);
-    for (i, v) in values.iter().enumerate() {
-        if *v > best.0 {
-            best = (*v, i as u32);
-        }
-    }
-    best.1
 }

@@ -54,6 +54,23 @@ fn flags_count_before_the_file_and_the_file_before_defaults() {
 }
 
 #[test]
+fn several_models_are_configured() {
+    let text = "models-dir = [\"/models\"]\n[serve]\nmodel = [\"a.gguf\", \"b=org/b\"]\nlazy = true\n\
+                max-models = 1\nmodels-memory = \"2G\"\nidle-unload = 60\n";
+    let options = serve(text, "biplane serve").options;
+    assert_eq!(options.models, ["a.gguf", "b=org/b"]);
+    assert_eq!(options.models_dir, [std::path::PathBuf::from("/models")]);
+    assert!(options.lazy);
+    assert_eq!(options.idle_unload, Some(60));
+    let limits = options.limits(&options.engine(2));
+    assert_eq!((limits.models, limits.memory), (Some(1), Some(2 << 30)));
+    assert_eq!(limits.kv, 256 << 20);
+    let options = serve(text, "biplane serve -m c --kv-memory 1G").options;
+    assert_eq!(options.models, ["c"]);
+    assert_eq!(options.limits(&options.engine(1)).kv, 1 << 30);
+}
+
+#[test]
 fn what_a_flag_excludes_is_not_taken_from_the_file() {
     let text = "draft = \"small.gguf\"\nchat-template = \"a.jinja\"";
     let args = serve(text, "biplane serve");

@@ -8,6 +8,8 @@ use axum::{
 use biplane::{Error, grammar};
 use serde_json::{Value, json};
 
+use crate::registry;
+
 /// What a request is answered with when it cannot be served.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApiError {
@@ -101,6 +103,34 @@ impl From<Error> for ApiError {
             Error::Template(_) => Self::bad(message).with_param("messages"),
             Error::Stopped(_) => Self::unavailable(message, "engine_stopped", 5),
             _ => Self::internal(message),
+        }
+    }
+}
+
+impl From<registry::Error> for ApiError {
+    fn from(error: registry::Error) -> Self {
+        use registry::Error;
+        let message = error.to_string();
+        let request = |status, code| {
+            let error = Self::new(status, "invalid_request_error", message.clone());
+            error.with_param("model").with_code(code)
+        };
+        match error {
+            Error::Unknown { .. } => request(StatusCode::NOT_FOUND, "model_not_found"),
+            Error::InUse { .. } => request(StatusCode::CONFLICT, "model_in_use"),
+            Error::Loading { .. } => {
+                let mut error = request(StatusCode::CONFLICT, "model_loading");
+                error.retry_after = Some(2);
+                error
+            }
+            Error::Starting { .. } => Self::unavailable(message, "loading", 2),
+            Error::Stopped { .. } => Self::unavailable(message, "engine_stopped", 60),
+            Error::Full { .. } => Self::unavailable(message, "models_in_use", 5),
+            Error::Failed { memory: true, .. } => {
+                Self::unavailable(message, "insufficient_memory", 10)
+            }
+            Error::Failed { .. } => Self::internal(message).with_code("model_load_failed"),
+            Error::TooLarge { .. } => Self::internal(message).with_code("model_too_large"),
         }
     }
 }

@@ -15,7 +15,8 @@ use futures::future::BoxFuture;
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::watch};
 
-use super::{Shared, listen, security, state::Phase};
+use super::{Shared, listen, security};
+use crate::registry::{Stage, Status};
 
 /// How long a model waits for MCP servers' tools before it answers without those that are missing.
 const SETTLE: Duration = Duration::from_secs(20);
@@ -41,7 +42,7 @@ impl Mcp {
 
     /// The model with the tools that are run for it. Waits for servers that are being connected, but
     /// not for long: the tools of late ones come by themselves.
-    pub async fn equip(&self, model: Model) -> Model {
+    pub async fn equip(self: Arc<Self>, model: Model) -> Model {
         let Some((client, config)) = self.tools.get() else {
             return model;
         };
@@ -110,19 +111,23 @@ struct Served(Shared);
 
 impl McpModels for Served {
     fn list(&self) -> Vec<McpModel> {
-        let model = match self.0.phase() {
-            Phase::Ready(model) => Some(model),
-            Phase::Loading { .. } => None,
+        let models = self.0.models.list().into_iter();
+        let model = |status: Status| McpModel {
+            name: status.name,
+            model: match status.stage {
+                Stage::Loaded { model, .. } => Some(model),
+                _ => None,
+            },
         };
-        vec![McpModel {
-            name: self.0.name.clone(),
-            model,
-        }]
+        models.map(model).collect()
     }
 
     fn find<'a>(&'a self, name: Option<&'a str>) -> BoxFuture<'a, Result<Model, String>> {
-        let named = self.0.check_name(name);
-        let found = named.and_then(|()| self.0.model());
-        Box::pin(std::future::ready(found.map_err(|error| error.message)))
+        Box::pin(async move {
+            let lease = self.0.lease(name).await;
+            lease
+                .map(|lease| lease.model)
+                .map_err(|error| error.message)
+        })
     }
 }

@@ -9,95 +9,125 @@ use axum::{
 };
 use biplane::{BUCKETS, Histogram, Metrics};
 
-use super::{Shared, state::Phase};
+use super::Shared;
+use crate::registry::{Stage, Status};
 
 const KIND: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 pub async fn handle(State(app): State<Shared>) -> Response {
-    let metrics = match app.phase() {
-        Phase::Ready(model) => Some(model.metrics()),
-        Phase::Loading { .. } => None,
-    };
     let mut text = Text::default();
-    let ready = u64::from(app.model().is_ok());
-    text.gauge("ready", "Whether requests are taken.", ready as f64);
-    if let Some(metrics) = metrics {
-        engine(&mut text, &metrics);
-    }
+    let ready = u64::from(app.open().is_ok());
+    text.gauge(
+        "ready",
+        "Whether requests are taken.",
+        &[("", ready as f64)],
+    );
+    models(&mut text, &app.models.list());
+    engines(&mut text, &app.models.metrics());
     ([(header::CONTENT_TYPE, KIND)], text.0).into_response()
 }
 
-fn engine(text: &mut Text, m: &Metrics) {
-    text.gauge("requests_queued", "Requests that wait.", m.queued as f64);
-    text.gauge(
-        "requests_running",
-        "Sequences that compute.",
-        m.running as f64,
+/// What is known of models that are not loaded, too.
+fn models(text: &mut Text, all: &[Status]) {
+    let each = |f: fn(&Status) -> f64| -> Vec<(&str, f64)> {
+        all.iter().map(|s| (s.name.as_str(), f(s))).collect()
+    };
+    let loaded = each(|status| f64::from(u8::from(matches!(status.stage, Stage::Loaded { .. }))));
+    text.gauge("model_loaded", "Whether the model is loaded.", &loaded);
+    let loads = each(|status| status.loads as f64);
+    let help = "How often the model was loaded.";
+    text.sample("model_loads_total", help, "counter", &loads);
+}
+
+/// The figures of engines by their models' names.
+fn engines(text: &mut Text, all: &[(String, Metrics)]) {
+    if all.is_empty() {
+        return;
+    }
+    let each = |f: fn(&Metrics) -> f64| -> Vec<(&str, f64)> {
+        all.iter().map(|(name, m)| (name.as_str(), f(m))).collect()
+    };
+    for (name, help, value) in GAUGES {
+        text.gauge(name, help, &each(value));
+    }
+    for (name, help, value) in COUNTERS {
+        text.sample(&format!("{name}_total"), help, "counter", &each(value));
+    }
+    let of = |f: fn(&Metrics) -> &Histogram| -> Vec<(&str, &Histogram)> {
+        all.iter().map(|(name, m)| (name.as_str(), f(m))).collect()
+    };
+    let first = "From submission to the first token.";
+    let time = of(|m| &m.time_to_first_token);
+    text.histogram("time_to_first_token_seconds", first, &time);
+    text.histogram(
+        "inter_token_seconds",
+        "Between tokens.",
+        &of(|m| &m.inter_token),
     );
-    for (name, help, value) in [
-        ("requests", "Requests that ended.", m.finished),
-        (
-            "requests_cancelled",
-            "Requests that nobody listened to any more.",
-            m.cancelled,
-        ),
-        ("requests_failed", "Requests that failed.", m.failed),
-        ("steps", "Steps computed.", m.steps),
-        ("prompt_tokens", "Prompt tokens computed.", m.prompt_tokens),
-        (
-            "cached_tokens",
-            "Prompt tokens that were computed before.",
-            m.cached_tokens,
-        ),
-        ("generated_tokens", "Tokens generated.", m.generated_tokens),
-        (
-            "guessed_tokens",
-            "Tokens guessed by speculation.",
-            m.guessed_tokens,
-        ),
-        (
-            "accepted_tokens",
-            "Guessed tokens that were right.",
-            m.accepted_tokens,
-        ),
-        (
-            "preemptions",
-            "Sequences that gave their memory back.",
-            m.preemptions,
-        ),
-    ] {
-        text.sample(&format!("{name}_total"), help, "counter", value as f64);
-    }
-    for (name, help, value) in [
-        (
-            "kv_running_bytes",
-            "KV caches of running sequences.",
-            m.running_bytes,
-        ),
-        ("kv_cached_bytes", "Kept prefixes.", m.cached_bytes),
-        (
-            "kv_budget_bytes",
-            "What is allowed for both.",
-            m.budget_bytes,
-        ),
-        (
-            "kv_cached_prefixes",
-            "How many prefixes are kept.",
-            m.cached_prefixes,
-        ),
-    ] {
-        text.gauge(name, help, value as f64);
-    }
-    let silent = m.silent_for.as_secs_f64();
-    text.gauge(
+}
+
+type Figure = (&'static str, &'static str, fn(&Metrics) -> f64);
+
+const GAUGES: [Figure; 7] = [
+    ("requests_queued", "Requests that wait.", |m| {
+        m.queued as f64
+    }),
+    ("requests_running", "Sequences that compute.", |m| {
+        m.running as f64
+    }),
+    ("kv_running_bytes", "KV caches of running sequences.", |m| {
+        m.running_bytes as f64
+    }),
+    ("kv_cached_bytes", "Kept prefixes.", |m| {
+        m.cached_bytes as f64
+    }),
+    ("kv_budget_bytes", "What is allowed for both.", |m| {
+        m.budget_bytes as f64
+    }),
+    ("kv_cached_prefixes", "How many prefixes are kept.", |m| {
+        m.cached_prefixes as f64
+    }),
+    (
         "engine_silent_seconds",
         "Since its last sign of life at work.",
-        silent,
-    );
-    let first = "From submission to the first token.";
-    text.histogram("time_to_first_token_seconds", first, &m.time_to_first_token);
-    text.histogram("inter_token_seconds", "Between tokens.", &m.inter_token);
-}
+        |m| m.silent_for.as_secs_f64(),
+    ),
+];
+
+const COUNTERS: [Figure; 10] = [
+    ("requests", "Requests that ended.", |m| m.finished as f64),
+    (
+        "requests_cancelled",
+        "Requests that nobody listened to any more.",
+        |m| m.cancelled as f64,
+    ),
+    ("requests_failed", "Requests that failed.", |m| {
+        m.failed as f64
+    }),
+    ("steps", "Steps computed.", |m| m.steps as f64),
+    ("prompt_tokens", "Prompt tokens computed.", |m| {
+        m.prompt_tokens as f64
+    }),
+    (
+        "cached_tokens",
+        "Prompt tokens that were computed before.",
+        |m| m.cached_tokens as f64,
+    ),
+    ("generated_tokens", "Tokens generated.", |m| {
+        m.generated_tokens as f64
+    }),
+    ("guessed_tokens", "Tokens guessed by speculation.", |m| {
+        m.guessed_tokens as f64
+    }),
+    ("accepted_tokens", "Guessed tokens that were right.", |m| {
+        m.accepted_tokens as f64
+    }),
+    (
+        "preemptions",
+        "Sequences that gave their memory back.",
+        |m| m.preemptions as f64,
+    ),
+];
 
 #[derive(Default)]
 struct Text(String);
@@ -109,27 +139,49 @@ impl Text {
         let _ = writeln!(self.0, "# TYPE biplane_{name} {kind}");
     }
 
-    fn sample(&mut self, name: &str, help: &str, kind: &str, value: f64) {
+    /// A figure of each model; an empty name is the server itself.
+    fn sample(&mut self, name: &str, help: &str, kind: &str, values: &[(&str, f64)]) {
         self.head(name, help, kind);
-        let _ = writeln!(self.0, "biplane_{name} {value}");
-    }
-
-    fn gauge(&mut self, name: &str, help: &str, value: f64) {
-        self.sample(name, help, "gauge", value);
-    }
-
-    fn histogram(&mut self, name: &str, help: &str, histogram: &Histogram) {
-        self.head(name, help, "histogram");
-        let mut sum = 0;
-        for (bound, n) in BUCKETS.iter().zip(histogram.buckets) {
-            sum += n;
-            let _ = writeln!(self.0, "biplane_{name}_bucket{{le=\"{bound}\"}} {sum}");
+        for (model, value) in values {
+            let label = match model.is_empty() {
+                true => String::new(),
+                false => format!("{{{}}}", label(model)),
+            };
+            let _ = writeln!(self.0, "biplane_{name}{label} {value}");
         }
-        let count = histogram.count;
-        let _ = writeln!(self.0, "biplane_{name}_bucket{{le=\"+Inf\"}} {count}");
-        let _ = writeln!(self.0, "biplane_{name}_sum {}", histogram.sum);
-        let _ = writeln!(self.0, "biplane_{name}_count {count}");
     }
+
+    fn gauge(&mut self, name: &str, help: &str, values: &[(&str, f64)]) {
+        self.sample(name, help, "gauge", values);
+    }
+
+    fn histogram(&mut self, name: &str, help: &str, all: &[(&str, &Histogram)]) {
+        self.head(name, help, "histogram");
+        for (model, histogram) in all {
+            let model = label(model);
+            let mut sum = 0;
+            for (bound, n) in BUCKETS.iter().zip(histogram.buckets) {
+                sum += n;
+                let _ = writeln!(
+                    self.0,
+                    "biplane_{name}_bucket{{{model},le=\"{bound}\"}} {sum}"
+                );
+            }
+            let count = histogram.count;
+            let _ = writeln!(
+                self.0,
+                "biplane_{name}_bucket{{{model},le=\"+Inf\"}} {count}"
+            );
+            let _ = writeln!(self.0, "biplane_{name}_sum{{{model}}} {}", histogram.sum);
+            let _ = writeln!(self.0, "biplane_{name}_count{{{model}}} {count}");
+        }
+    }
+}
+
+/// A model's name as a label.
+fn label(model: &str) -> String {
+    let name = model.replace('\\', "\\\\").replace('"', "\\\"");
+    format!("model=\"{}\"", name.replace('\n', "\\n"))
 }
 
 #[cfg(test)]
@@ -143,13 +195,14 @@ mod tests {
         metrics.inter_token.buckets[2] = 3;
         metrics.inter_token.count = 6;
         let mut text = Text::default();
-        engine(&mut text, &metrics);
+        engines(&mut text, &[("a \"b\"".into(), metrics)]);
         for line in [
-            "biplane_inter_token_seconds_bucket{le=\"0.001\"} 2",
-            "biplane_inter_token_seconds_bucket{le=\"0.0025\"} 2",
-            "biplane_inter_token_seconds_bucket{le=\"0.005\"} 5",
-            "biplane_inter_token_seconds_bucket{le=\"+Inf\"} 6",
+            "biplane_inter_token_seconds_bucket{model=\"a \\\"b\\\"\",le=\"0.001\"} 2",
+            "biplane_inter_token_seconds_bucket{model=\"a \\\"b\\\"\",le=\"0.0025\"} 2",
+            "biplane_inter_token_seconds_bucket{model=\"a \\\"b\\\"\",le=\"0.005\"} 5",
+            "biplane_inter_token_seconds_bucket{model=\"a \\\"b\\\"\",le=\"+Inf\"} 6",
             "# TYPE biplane_requests_total counter",
+            "biplane_requests_total{model=\"a \\\"b\\\"\"} 0",
         ] {
             assert!(text.0.lines().any(|l| l == line), "{line}\n{}", text.0);
         }

@@ -1,4 +1,4 @@
-//! The HTTP server: OpenAI's API over a model, and the page.
+//! The HTTP server: OpenAI's API over models, and the page.
 
 mod anthropic;
 mod error;
@@ -28,6 +28,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use self::error::ApiError;
 pub use self::{
     listen::{serve, stopped},
+    mcp::Mcp,
     security::Security,
     state::{App, Shared},
 };
@@ -41,10 +42,17 @@ pub fn router(app: Shared) -> Router {
         .route("/v1/messages", post(anthropic::messages))
         .route("/v1/messages/count_tokens", post(anthropic::count_tokens))
         .route("/v1/responses", post(responses::handle))
+        .route(
+            "/v1/responses/{id}",
+            get(responses::get).delete(responses::delete),
+        )
         .route("/tokenize", post(openai::tokenize::tokenize))
         .route("/detokenize", post(openai::tokenize::detokenize))
         .route("/metrics", get(metrics::handle))
         .route("/v1/models", get(openai::models::list))
+        .route("/v1/models/load", post(openai::models::load))
+        .route("/v1/models/unload", post(openai::models::unload))
+        .route("/v1/models/requantize", post(openai::models::requantize))
         .route("/v1/models/{*id}", get(openai::models::one))
         .route("/v1/mcp/servers", get(mcp::servers))
         .route_service("/mcp", mcp::service(&app))

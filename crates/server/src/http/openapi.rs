@@ -37,9 +37,9 @@ mod tests {
         }
         assert!(found > 50, "{found}");
         // Each route of the router is described, and nothing else.
-        let routes = include_str!("mod.rs").split(".route(\"").skip(1);
+        let routes = include_str!("mod.rs").split(".route(").skip(1);
         let mut routes: Vec<String> = routes
-            .map(|rest| rest.split('"').next().unwrap().replace("{*", "{"))
+            .map(|rest| rest.split('"').nth(1).unwrap().replace("{*", "{"))
             .collect();
         let mut described: Vec<String> =
             text["paths"].as_object().unwrap().keys().cloned().collect();

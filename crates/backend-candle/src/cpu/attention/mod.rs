@@ -280,7 +280,7 @@ impl SharedHeads {
     /// The head is there.
     unsafe fn left<'a>(self, head: usize) -> &'a AtomicUsize {
         // SAFETY: the caller's contract; no reference to the whole head is made.
-        unsafe { &*(&raw const (*self.0.add(head)).left) }
+        unsafe { &(*self.0.add(head)).left }
     }
 
     /// A head's factors.
@@ -289,6 +289,6 @@ impl SharedHeads {
     /// The head is there, and no other task uses them meanwhile.
     unsafe fn factors<'a>(self, head: usize) -> &'a mut [f32; MAX_QUERIES] {
         // SAFETY: as above.
-        unsafe { &mut *(&raw mut (*self.0.add(head)).factors) }
+        unsafe { &mut (*self.0.add(head)).factors }
     }
 }

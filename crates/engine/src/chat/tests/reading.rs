@@ -102,3 +102,42 @@ fn an_answer_that_calls_waits_for_results() {
     let stop = FinishReason::StopText("X".into());
     assert_eq!(finish("Hi", stop), ChatFinish::StopText("X".into()));
 }
+
+#[test]
+fn tokens_of_reasoning_are_counted() {
+    let thought = |pieces: &[&str]| {
+        let mut reader = reader(&["<think>", "</think>"]);
+        for piece in pieces {
+            reader.read(Event::Token {
+                id: 0,
+                text: (*piece).into(),
+                logprobs: None,
+            });
+        }
+        let end = reader.read(Event::Done {
+            text: String::new(),
+            reason: FinishReason::Length,
+            timings: Timings::default(),
+        });
+        match end {
+            Some(ChatEvent::Done { timings, .. }) => timings.reasoning_tokens,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(thought(&["It", " is", " so"]), 0);
+    let marked = ["<think>", "Hm", ",", " well", "</think>", "It", " is"];
+    assert_eq!(thought(&marked), 4);
+    // Marks in pieces, and reasoning that never ends.
+    assert_eq!(thought(&["<th", "ink>", "Hm", "</th", "ink>", "It"]), 3);
+    assert_eq!(thought(&["<think>", "Hm", ", so"]), 3);
+    let call = "{\"name\": \"add\", \"arguments\": {}}";
+    let calls = [
+        "<think>",
+        "Hm",
+        "</think>",
+        "<tool_call>",
+        call,
+        "</tool_call>",
+    ];
+    assert_eq!(thought(&calls), 2);
+}

@@ -17,6 +17,7 @@ use futures::future::try_join_all;
 use serde_json::{Value, json};
 
 use super::{Shared, error::ApiError, fields::Fields, id::RequestId, openai::chat, sse};
+use crate::registry::Lease;
 
 type Result<T> = std::result::Result<T, ApiError>;
 
@@ -66,17 +67,21 @@ pub async fn shape(request: Request, next: Next) -> Response {
 
 /// `/v1/messages`
 pub async fn messages(State(app): State<Shared>, body: Body) -> Result<Response> {
-    let model = app.model()?;
+    app.open()?;
     let ask = read::read(Fields::read(body).await?)?;
-    app.check_name(ask.model.as_deref())?;
     if ask.chat.generation.max_tokens.is_none() {
         return Err(ApiError::field("max_tokens", "missing"));
     }
+    let Lease { name, model } = app.lease(ask.model.as_deref()).await?;
     let started = chat::start(&model, ask.chat, 1).await?;
-    let head = answer::Head::new(&app.name, started.tokens);
+    let head = answer::Head::new(&name, started.tokens);
     if ask.stream {
         let writer = stream::Writer::new(head);
-        return Ok(sse::respond(|sse| writer.run(sse, started.streams)));
+        return Ok(sse::respond(async move |sse| {
+            let written = writer.run(sse, started.streams).await;
+            drop(model);
+            written
+        }));
     }
     let answers = try_join_all(started.streams.into_iter().map(ChatStream::collect)).await?;
     let body = answers.first().map(|answer| head.whole(answer));
@@ -85,9 +90,9 @@ pub async fn messages(State(app): State<Shared>, body: Body) -> Result<Response>
 
 /// `/v1/messages/count_tokens`
 pub async fn count_tokens(State(app): State<Shared>, body: Body) -> Result<Response> {
-    let model = app.model()?;
+    app.open()?;
     let ask = read::read(Fields::read(body).await?)?;
-    app.check_name(ask.model.as_deref())?;
+    let model = app.lease(ask.model.as_deref()).await?.model;
     let count = move || Ok(model.prepare_chat(ask.chat)?.request.tokens.len());
     let count: Result<usize> = tokio::task::spawn_blocking(count)
         .await

@@ -79,7 +79,10 @@ pub fn usage(answers: &[Timings]) -> Value {
     let prompt = most(|t| t.prompt_tokens);
     let generated: usize = answers.iter().map(|t| t.generated_tokens).sum();
     let cached = answers.first().map_or(0, |t| t.cached_tokens);
-    usage_of(prompt, cached, generated)
+    let mut usage = usage_of(prompt, cached, generated);
+    let reasoning: usize = answers.iter().map(|t| t.reasoning_tokens).sum();
+    usage["completion_tokens_details"] = json!({"reasoning_tokens": reasoning});
+    usage
 }
 
 pub fn usage_of(prompt: usize, cached: usize, generated: usize) -> Value {

@@ -11,11 +11,14 @@ use futures::future::try_join_all;
 use serde_json::{Map, Value};
 
 use super::{answer, parse, stream, tools};
-use crate::http::{
-    Shared,
-    error::ApiError,
-    fields::{Fields, wrong},
-    limits, sse, tool_runs,
+use crate::{
+    http::{
+        Shared,
+        error::ApiError,
+        fields::{Fields, wrong},
+        limits, sse, tool_runs,
+    },
+    registry::Lease,
 };
 
 type Result<T> = std::result::Result<T, ApiError>;
@@ -31,12 +34,12 @@ pub struct Ask {
 }
 
 pub async fn handle(State(app): State<Shared>, body: Body) -> Result<Response> {
-    let model = app.model()?;
+    app.open()?;
     let ask = read(Fields::read(body).await?)?;
-    app.check_name(ask.model.as_deref())?;
+    let Lease { name, model } = app.lease(ask.model.as_deref()).await?;
     let wants_logprobs = ask.chat.generation.logprobs.is_some();
     let streams = start(&model, ask.chat, ask.n).await?.streams;
-    let head = answer::Head::new("chatcmpl-", &app.name);
+    let head = answer::Head::new("chatcmpl-", &name);
     if ask.stream {
         let writer = stream::Writer::new(head, model, ask.include_usage);
         return Ok(sse::respond(|sse| writer.run(sse, streams)));

@@ -12,12 +12,15 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::{answer, chat::too_long, legacy::Logprobs, parse};
-use crate::http::{
-    Shared,
-    error::ApiError,
-    fields::{self, Fields},
-    limits,
-    sse::{self, Gone, Sse},
+use crate::{
+    http::{
+        Shared,
+        error::ApiError,
+        fields::{self, Fields},
+        limits,
+        sse::{self, Gone, Sse},
+    },
+    registry::Lease,
 };
 
 type Result<T> = std::result::Result<T, ApiError>;
@@ -36,9 +39,10 @@ struct Ask {
 }
 
 pub async fn handle(State(app): State<Shared>, body: Body) -> Result<Response> {
-    let model = app.model()?;
+    app.open()?;
     let mut fields = Fields::read(body).await?;
-    app.check_name(fields.text("model")?.as_deref())?;
+    let named = fields.text("model")?;
+    let Lease { name, model } = app.lease(named.as_deref()).await?;
     let reading = model.clone();
     let (ask, receivers) = tokio::task::spawn_blocking(move || {
         let ask = read(&reading, fields)?;
@@ -48,7 +52,7 @@ pub async fn handle(State(app): State<Shared>, body: Body) -> Result<Response> {
     .await
     .map_err(|e| Error::Stopped(format!("preparing the prompt: {e}")))??;
     let writer = Writer {
-        head: answer::Head::new("cmpl-", &app.name),
+        head: answer::Head::new("cmpl-", &name),
         choices: choices(&model, &ask),
         per_prompt: ask.n,
         include_usage: ask.include_usage,
@@ -87,6 +91,7 @@ fn read(model: &Model, mut fields: Fields) -> Result<Ask> {
         constraint: parse::form(&mut fields)?,
         logprobs,
         prompt_logprobs: logprobs.filter(|_| echo),
+        continues: true,
         ..Request::default()
     };
     parse::ends(&mut fields, &mut request)?;

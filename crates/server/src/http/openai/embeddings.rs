@@ -5,7 +5,10 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use biplane::{Error, Model, Pooling};
 use serde_json::{Value, json};
 
-use crate::http::{Shared, error::ApiError, fields, fields::Fields, limits};
+use crate::{
+    http::{Shared, error::ApiError, fields, fields::Fields, limits},
+    registry::Lease,
+};
 
 type Result<T> = std::result::Result<T, ApiError>;
 
@@ -13,9 +16,10 @@ type Result<T> = std::result::Result<T, ApiError>;
 const AT_ONCE: usize = 32;
 
 pub async fn handle(State(app): State<Shared>, body: Body) -> Result<Json<Value>> {
-    let model = app.model()?;
+    app.open()?;
     let mut fields = Fields::read(body).await?;
-    app.check_name(fields.text("model")?.as_deref())?;
+    let named = fields.text("model")?;
+    let Lease { name, model } = app.lease(named.as_deref()).await?;
     fields.refuse("dimensions", "the vectors have the model's own width")?;
     let base64 = match fields.text("encoding_format")?.as_deref() {
         None | Some("float") => false,
@@ -48,7 +52,7 @@ pub async fn handle(State(app): State<Shared>, body: Body) -> Result<Json<Value>
     Ok(Json(json!({
         "object": "list",
         "data": data,
-        "model": app.name,
+        "model": name,
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
     })))
 }

@@ -9,8 +9,9 @@ type Result<T> = std::result::Result<T, ApiError>;
 
 /// The tokens of a text: `content`, or `prompt` as vLLM calls it.
 pub async fn tokenize(State(app): State<Shared>, body: Body) -> Result<Json<Value>> {
-    let model = app.model()?;
+    app.open()?;
     let mut fields = Fields::read(body).await?;
+    let named = fields.text("model")?;
     let text = match fields.text("content")? {
         None => fields.text("prompt")?,
         some => some,
@@ -20,6 +21,7 @@ pub async fn tokenize(State(app): State<Shared>, body: Body) -> Result<Json<Valu
         None => fields.bool("add_special")?,
         some => some,
     };
+    let model = app.lease(named.as_deref()).await?.model;
     let tokens = match special.unwrap_or(false) {
         true => model.prompt_tokens(&text)?,
         false => model.tokenize(&text)?,
@@ -33,9 +35,12 @@ pub async fn tokenize(State(app): State<Shared>, body: Body) -> Result<Json<Valu
 
 /// The text of tokens.
 pub async fn detokenize(State(app): State<Shared>, body: Body) -> Result<Json<Value>> {
-    let model = app.model()?;
-    let tokens = Fields::read(body).await?.tokens("tokens")?;
+    app.open()?;
+    let mut fields = Fields::read(body).await?;
+    let named = fields.text("model")?;
+    let tokens = fields.tokens("tokens")?;
     let tokens = tokens.ok_or_else(|| ApiError::field("tokens", "missing"))?;
+    let model = app.lease(named.as_deref()).await?.model;
     let most = model.tokenizer().vocab_size();
     if let Some(id) = tokens.iter().find(|&&id| id as usize >= most) {
         let message = format!("{id} is not a token; the vocabulary has {most}");

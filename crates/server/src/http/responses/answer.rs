@@ -47,11 +47,18 @@ impl Head {
         response.into()
     }
 
-    /// The response at its end, which is kept for those that continue it.
-    pub fn ended(&self, output: Vec<Value>, finish: &ChatFinish, timings: &Timings) -> Value {
-        if let Some((store, messages)) = &self.keep {
-            store.keep(&self.id, read::with_output(messages.clone(), &output));
-        }
+    /// The response at its end, which is kept where it may be.
+    pub fn ended(
+        &self,
+        output: Vec<Value>,
+        finish: &ChatFinish,
+        timings: &Timings,
+        trace: Vec<Value>,
+    ) -> Value {
+        let messages = self.keep.as_ref().map(|(store, messages)| {
+            let messages = read::with_output(messages.clone(), &output);
+            (store, messages)
+        });
         let cut = *finish == ChatFinish::Length;
         let mut response = self.response(status(finish), output);
         if cut {
@@ -62,9 +69,15 @@ impl Head {
             "input_tokens": prompt,
             "input_tokens_details": {"cached_tokens": timings.cached_tokens},
             "output_tokens": generated,
-            "output_tokens_details": {"reasoning_tokens": 0},
+            "output_tokens_details": {"reasoning_tokens": timings.reasoning_tokens},
             "total_tokens": prompt + generated,
         });
+        if !trace.is_empty() {
+            response["biplane"] = json!({"tool_trace": trace});
+        }
+        if let Some((store, messages)) = messages {
+            store.keep(&self.id, messages, response.clone());
+        }
         response
     }
 
@@ -86,11 +99,8 @@ impl Head {
                 "completed",
             ));
         }
-        let mut response = self.ended(output, &answer.finish_reason, &answer.timings);
-        if !answer.trace.is_empty() {
-            response["biplane"] = json!({"tool_trace": tool_runs::trace(&answer.trace)});
-        }
-        response
+        let trace = tool_runs::trace(&answer.trace);
+        self.ended(output, &answer.finish_reason, &answer.timings, trace)
     }
 }
 

@@ -13,12 +13,27 @@ use crate::http::{
 type Result<T> = std::result::Result<T, ApiError>;
 
 /// What the chat API calls the same.
-const SAME: [&str; 14] = [
+const SAME: [&str; 29] = [
     "model",
     "temperature",
     "top_p",
     "top_k",
     "min_p",
+    "typical_p",
+    "repetition_penalty",
+    "repeat_penalty",
+    "repetition_window",
+    "repeat_last_n",
+    "presence_penalty",
+    "frequency_penalty",
+    "dry_multiplier",
+    "dry_base",
+    "dry_allowed_length",
+    "dry_penalty_last_n",
+    "dry_sequence_breakers",
+    "logit_bias",
+    "stop_token_ids",
+    "ignore_eos",
     "seed",
     "stop",
     "stream",
@@ -342,6 +357,7 @@ mod tests {
         store.keep(
             "resp_1",
             with_output(vec![Message::new("user", "w")], &output),
+            Value::Null,
         );
         let messages = read(next).unwrap().ask.chat.messages;
         let roles: Vec<&str> = messages.iter().map(|m| m.role.as_str()).collect();

@@ -71,10 +71,8 @@ impl Writer {
                     let status = answer::status(&reason);
                     self.end(&sse, status).await?;
                     let output = std::mem::take(&mut self.output);
-                    let mut response = self.head.ended(output, &reason, &timings);
-                    if !self.trace.is_empty() {
-                        response["biplane"] = json!({"tool_trace": self.trace});
-                    }
+                    let trace = std::mem::take(&mut self.trace);
+                    let response = self.head.ended(output, &reason, &timings, trace);
                     let kind = format!("response.{status}");
                     self.send(&sse, &kind, json!({"response": response}))
                         .await?;
