@@ -2,6 +2,8 @@
 //!
 //! Every allocation of the process is counted, the pool's workers' too; so there is one test.
 
+#![allow(clippy::unwrap_used)]
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
