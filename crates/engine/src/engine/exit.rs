@@ -72,7 +72,10 @@ pub(super) fn wait_for_engines() {
 
 #[cfg(unix)]
 extern "C" fn stop() {
-    EXITING.store(true, SeqCst);
+    // Registered for every model; the last one's call has waited for all.
+    if EXITING.swap(true, SeqCst) {
+        return;
+    }
     let begun = Instant::now();
     while AT_WORK.load(SeqCst) > 0 && begun.elapsed() < PATIENCE {
         thread::sleep(Duration::from_micros(200));
