@@ -1,13 +1,54 @@
 //! The fused operations made of primitives, and the checks of their arguments: what
 //! [`Tensor`]'s methods do by default, for backends that override a method only in part.
 
-use crate::{DType, Error, ReduceOp, Result, Shape, Tensor, UnaryOp};
+use crate::{Around, DType, Error, ReduceOp, Result, Shape, Tensor, UnaryOp, WeightMatrix};
 
 pub use crate::attention::{
     AttentionDims, attention_default as attention, attention_dims,
     attention_each_default as attention_each, attention_each_dims,
 };
+pub use crate::decode::{DecodeDims, decode_attention_default as decode_attention, decode_dims};
 pub use crate::rope::rope_default as rope;
+
+/// A product and what comes before and after it, one by one.
+///
+/// # Errors
+/// As [`WeightMatrix::matmul_t_with`].
+pub fn matmul_t_with<M: WeightMatrix>(
+    matrix: &M,
+    x: &M::Tensor,
+    around: &Around<'_, M::Tensor>,
+) -> Result<M::Tensor> {
+    let op = "matmul_t_with";
+    let mut y = match around.norm {
+        Some((weight, eps)) => matrix.matmul_t(&x.rms_norm(weight, eps)?)?,
+        None => matrix.matmul_t(x)?,
+    };
+    if let Some(bias) = around.bias {
+        y = y.add(bias)?;
+    }
+    if let Some(gate) = around.gate {
+        let shape = y.shape();
+        let (n, axis) = (shape.last(op)?, shape.rank() - 1);
+        if !n.is_multiple_of(2) {
+            return Err(Error::Shape {
+                op,
+                lhs: x.shape(),
+                rhs: Shape::from(matrix.shape()),
+            });
+        }
+        y = gate.apply(&y.narrow(axis, 0, n / 2)?, &y.narrow(axis, n / 2, n / 2)?)?;
+    }
+    match around.add {
+        Some(add) if add.shape() == y.shape() => add.add(&y),
+        Some(add) => Err(Error::Shape {
+            op,
+            lhs: y.shape(),
+            rhs: add.shape(),
+        }),
+        None => Ok(y),
+    }
+}
 
 /// RMSNorm out of primitives.
 ///

@@ -12,6 +12,7 @@
 
 mod attention;
 mod backend;
+mod decode;
 pub mod defaults;
 mod dtype;
 mod error;
@@ -28,9 +29,10 @@ pub mod testing;
 
 pub use attention::AttentionMask;
 pub use backend::{Backend, Device, MemoryStats};
+pub use decode::Decode;
 pub use dtype::DType;
 pub use error::{Error, Result};
-pub use matrix::{AffineSpec, GgmlKind, PackedLayout, PackedMatrix, WeightMatrix};
+pub use matrix::{AffineSpec, Around, Gate, GgmlKind, PackedLayout, PackedMatrix, WeightMatrix};
 pub use ops::{BinaryOp, ReduceOp, UnaryOp};
 pub use rope::{RopeAngles, RopeScaling, rope_inv_freqs};
 pub use self_check::{SelfCheck, self_check};

@@ -1,6 +1,52 @@
 use std::fmt::Debug;
 
-use crate::{DType, Result, Tensor};
+use crate::{DType, Result, Tensor, defaults};
+
+/// What gates a feed-forward part's values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Gate {
+    /// [`Tensor::silu_mul`].
+    Silu,
+    /// [`Tensor::gelu_tanh_mul`].
+    GeluTanh,
+}
+
+impl Gate {
+    /// The gated values.
+    ///
+    /// # Errors
+    /// As [`Tensor::silu_mul`].
+    pub fn apply<T: Tensor>(self, gate: &T, up: &T) -> Result<T> {
+        match self {
+            Gate::Silu => gate.silu_mul(up),
+            Gate::GeluTanh => gate.gelu_tanh_mul(up),
+        }
+    }
+}
+
+/// What is done before and after a product, in this order; see [`WeightMatrix::matmul_t_with`].
+#[derive(Clone, Copy, Debug)]
+pub struct Around<'a, T> {
+    /// RMSNorm of the input by a weight `[in]` and epsilon.
+    pub norm: Option<(&'a T, f32)>,
+    /// `[out]`, added to every row.
+    pub bias: Option<&'a T>,
+    /// The first half of a row's outputs are gates of the second half.
+    pub gate: Option<Gate>,
+    /// Added to the result, of its shape.
+    pub add: Option<&'a T>,
+}
+
+impl<T> Default for Around<'_, T> {
+    fn default() -> Self {
+        Around {
+            norm: None,
+            bias: None,
+            gate: None,
+            add: None,
+        }
+    }
+}
 
 /// A weight matrix `[out, in]` on a device, dense or quantized: what linear layers and embeddings
 /// are made of.
@@ -28,6 +74,19 @@ pub trait WeightMatrix: Clone + Debug + Send + 'static {
     /// As [`WeightMatrix::matmul_t`].
     fn matmul_t_each(matrices: &[&Self], x: &Self::Tensor) -> Result<Vec<Self::Tensor>> {
         matrices.iter().map(|m| m.matmul_t(x)).collect()
+    }
+
+    /// [`WeightMatrix::matmul_t`] with what comes before and after it, as one operation where the backend
+    /// has one. Gives `[.., out]`, or `[.., out / 2]` where gated.
+    ///
+    /// # Errors
+    /// As [`WeightMatrix::matmul_t`], [`Tensor::rms_norm`] and [`Tensor::binary`].
+    fn matmul_t_with(
+        &self,
+        x: &Self::Tensor,
+        around: &Around<'_, Self::Tensor>,
+    ) -> Result<Self::Tensor> {
+        defaults::matmul_t_with(self, x, around)
     }
 
     /// The rows of some matrices of one `in` under each other as one matrix, where the backend

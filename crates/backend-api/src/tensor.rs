@@ -1,7 +1,7 @@
 use std::fmt::Debug;
 
 use crate::{
-    AttentionMask, BinaryOp, DType, Error, ReduceOp, Result, RopeAngles, Shape, UnaryOp, defaults,
+    AttentionMask, BinaryOp, DType, Decode, Error, ReduceOp, Result, RopeAngles, Shape, UnaryOp, defaults,
 };
 
 /// An array on a device: about twenty required primitives, and fused operations with defaults.
@@ -174,6 +174,24 @@ pub trait Tensor: Clone + Debug + Send + 'static {
     /// As [`Tensor::attention`].
     fn attention_each(&self, k: &Self, v: &Self, mask: Option<&Self>, scale: f32) -> Result<Self> {
         defaults::attention_each(self, k, v, mask, scale)
+    }
+
+    /// One token of each of some sequences: `self` is its projections `[rows, (heads + 2 · kv_heads) · d]`,
+    /// queries, keys and values side by side. Query and key heads are normed and turned, keys and
+    /// values are written to the caches at [`Decode::end`], and each row attends to its cache from
+    /// [`Decode::seen`] on. The caches are `[rows, kv_heads, capacity, d]`, or of one row without that
+    /// axis. Gives `[rows, heads · d]` and the caches, which a backend may have written in place: what
+    /// shares their elements must not read beyond `end`.
+    ///
+    /// # Errors
+    /// As [`Tensor::rms_norm`], [`Tensor::rope`], [`Tensor::write_slice`] and
+    /// [`Tensor::attention_each`].
+    fn decode_attention(
+        &self,
+        caches: (Self, Self),
+        with: &Decode<'_, Self>,
+    ) -> Result<(Self, (Self, Self))> {
+        defaults::decode_attention(self, caches, with)
     }
 
     /// `silu(self) * up`, where `silu(x) = x / (1 + e^-x)` (SwiGLU, Shazeer 2020).

@@ -1,7 +1,7 @@
 //! Gemma 3 (Gemma Team 2025), the text model: sliding and global layers with a RoPE base each, norms
 //! of q and k, norms before and after attention and feed-forward part, scaled embeddings.
 
-use biplane_backend::{Backend, DType, RopeAngles, RopeScaling, Tensor, rope_inv_freqs};
+use biplane_backend::{Backend, DType, Gate, RopeAngles, RopeScaling, Tensor, rope_inv_freqs};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -13,6 +13,7 @@ use crate::{
     layers::{Embedding, Joined, Linear, RmsNorm},
     model::{Architecture, Dimensions, Model},
     rope_config::RopeConfig,
+    step::Heads,
 };
 
 /// `config.json` of a Gemma 3; checkpoints leave out what has the default.
@@ -122,8 +123,8 @@ impl Config {
 struct Attention<B: Backend> {
     qkv_proj: Joined<B, 3>,
     o_proj: Linear<B>,
-    q_norm: RmsNorm<B>,
-    k_norm: RmsNorm<B>,
+    /// Of query and of key heads.
+    norms: [RmsNorm<B>; 2],
     heads: usize,
     kv_heads: usize,
     head_dim: usize,
@@ -142,8 +143,7 @@ impl<B: Backend> Attention<B> {
                 w.linear("v_proj", c.hidden_size, kv_heads * head_dim)?,
             ])?,
             o_proj: w.linear("o_proj", heads * head_dim, c.hidden_size)?,
-            q_norm: norm("q_norm")?,
-            k_norm: norm("k_norm")?,
+            norms: [norm("q_norm")?, norm("k_norm")?],
             heads,
             kv_heads,
             head_dim,
@@ -154,21 +154,22 @@ impl<B: Backend> Attention<B> {
     fn forward(
         &self,
         x: &B::Tensor,
+        norm: &RmsNorm<B>,
         layer: usize,
         rope: &RopeAngles<B::Tensor>,
         step: &mut Step<'_, B>,
     ) -> biplane_backend::Result<B::Tensor> {
-        let (n, d) = (step.num_tokens(), self.head_dim);
-        let [q, k, v] = self.qkv_proj.forward(x)?;
-        let (q, k) = (
-            q.reshape([n, self.heads, d])?,
-            k.reshape([n, self.kv_heads, d])?,
-        );
-        let v = v.reshape([n, self.kv_heads, d])?;
-        let q = self.q_norm.forward(&q)?.rope(rope)?;
-        let k = self.k_norm.forward(&k)?.rope(rope)?;
-        let y = step.attend(layer, &q, &k, &v, self.scale)?;
-        self.o_proj.forward(&y.reshape([n, self.heads * d])?)
+        let qkv = self.qkv_proj.project(x, Some(norm))?;
+        let heads = Heads {
+            heads: self.heads,
+            kv_heads: self.kv_heads,
+            head_dim: self.head_dim,
+            norms: Some(&self.norms),
+            rope,
+            scale: self.scale,
+        };
+        let y = step.attend_projected(layer, qkv, &heads)?;
+        self.o_proj.forward(&y)
     }
 }
 
@@ -188,9 +189,9 @@ impl<B: Backend> Mlp<B> {
         })
     }
 
-    fn forward(&self, x: &B::Tensor) -> biplane_backend::Result<B::Tensor> {
-        let [gate, up] = self.gate_up_proj.forward(x)?;
-        self.down_proj.forward(&gate.gelu_tanh_mul(&up)?)
+    fn forward(&self, x: &B::Tensor, norm: &RmsNorm<B>) -> biplane_backend::Result<B::Tensor> {
+        let y = self.gate_up_proj.forward_gated(x, norm, Gate::GeluTanh)?;
+        self.down_proj.forward(&y)
     }
 }
 
@@ -223,12 +224,11 @@ impl<B: Backend> Block<B> {
         rope: &RopeAngles<B::Tensor>,
         step: &mut Step<'_, B>,
     ) -> biplane_backend::Result<B::Tensor> {
-        let y = self.input_layernorm.forward(x)?;
-        let y = self.self_attn.forward(&y, layer, rope, step)?;
-        let x = x.add(&self.post_attention_layernorm.forward(&y)?)?;
         let y = self
-            .mlp
-            .forward(&self.pre_feedforward_layernorm.forward(&x)?)?;
+            .self_attn
+            .forward(x, &self.input_layernorm, layer, rope, step)?;
+        let x = x.add(&self.post_attention_layernorm.forward(&y)?)?;
+        let y = self.mlp.forward(&x, &self.pre_feedforward_layernorm)?;
         x.add(&self.post_feedforward_layernorm.forward(&y)?)
     }
 }

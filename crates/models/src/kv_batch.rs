@@ -6,7 +6,7 @@
 
 mod mask;
 
-use biplane_backend::{Backend, DType, Error, Result, Tensor};
+use biplane_backend::{Backend, DType, Decode, Error, Result, Tensor};
 
 use self::mask::Masks;
 use crate::{
@@ -173,6 +173,49 @@ impl<B: Backend> BatchCache<B> {
             false => None,
         };
         q.attention_each(&keys, &values, mask.as_ref(), scale)
+    }
+
+    /// Appends one token of every row, out of its projections, and attends:
+    /// [`Tensor::decode_attention`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn decode(
+        &mut self,
+        backend: &B,
+        layer: usize,
+        qkv: &B::Tensor,
+        mut with: Decode<'_, B::Tensor>,
+    ) -> Result<B::Tensor> {
+        let limit = self.layers.len();
+        let layer = self.layers.get_mut(layer).ok_or(Error::OutOfRange {
+            op: "kv cache",
+            index: layer,
+            limit,
+        })?;
+        layer.reserve(backend, qkv.dtype())?;
+        let Some(caches) = layer.keys_values.take() else {
+            return Err(lost::<B>());
+        };
+        with.end = layer.end;
+        layer.end += 1;
+        let window = layer.spec.window;
+        with.seen = window.map_or(0, |window| layer.end.saturating_sub(window));
+        let mask = match layer.starts.iter().any(|&start| start > with.seen) {
+            true => {
+                let whole = (layer.starts.as_slice(), layer.capacity);
+                let columns = (with.seen, layer.end - with.seen);
+                Some(self.masks.get(backend, qkv.dtype(), whole, columns)?)
+            }
+            false => None,
+        };
+        let with = Decode {
+            mask: mask.as_ref(),
+            ..with
+        };
+        let (y, caches) = qkv.decode_attention(caches, &with)?;
+        layer.keys_values = Some(caches);
+        Ok(y)
     }
 
     /// Notes in the sequences' caches, which are in the order of the rows, what the rows hold after

@@ -4,7 +4,7 @@
 //! does not grow with the sequence. Tokens lie in order, the oldest first; when the buffer is full,
 //! those that are still needed move to the front of a new one.
 
-use biplane_backend::{AttentionMask, Backend, DType, Result, Tensor};
+use biplane_backend::{AttentionMask, Backend, DType, Decode, Result, Tensor};
 
 /// Tokens by which a layer's cache grows: few enough to waste little, many enough to copy seldom.
 pub(crate) const BLOCK: usize = 256;
@@ -187,6 +187,31 @@ impl<B: Backend> LayerCache<B> {
         Ok(views)
     }
 
+    /// Appends one token and attends: [`Tensor::decode_attention`].
+    fn decode(
+        &mut self,
+        backend: &B,
+        dtype: DType,
+        qkv: &B::Tensor,
+        mut with: Decode<'_, B::Tensor>,
+    ) -> Result<B::Tensor> {
+        self.reserve(backend, 1, dtype)?;
+        let Some(caches) = self.keys_values.take() else {
+            return Err(biplane_backend::Error::Backend {
+                backend: B::NAME,
+                op: "kv cache",
+                message: "lost in an earlier error".into(),
+            });
+        };
+        let seen = self.spec.first_seen(self.first + self.held);
+        with.seen = seen.saturating_sub(self.first);
+        with.end = self.held;
+        let (y, caches) = qkv.decode_attention(caches, &with)?;
+        self.held += 1;
+        self.keys_values = Some(caches);
+        Ok(y)
+    }
+
     /// Whether everything is here that the token at `len` sees.
     fn can_go_back_to(&self, len: usize) -> bool {
         self.first <= self.spec.first_seen(len)
@@ -248,6 +273,22 @@ impl<B: Backend> SequenceCache<B> {
             .get_mut(layer)
             .ok_or(error)?
             .append(backend, k, v)
+    }
+
+    /// Appends one token's key and value of one layer, out of its projections, and attends.
+    pub(crate) fn decode(
+        &mut self,
+        backend: &B,
+        layer: usize,
+        dtype: DType,
+        qkv: &B::Tensor,
+        with: Decode<'_, B::Tensor>,
+    ) -> Result<B::Tensor> {
+        let error = self.no_layer(layer);
+        self.layers
+            .get_mut(layer)
+            .ok_or(error)?
+            .decode(backend, dtype, qkv, with)
     }
 
     /// A step went through: all layers hold `tokens` more.

@@ -1,6 +1,6 @@
 //! What models are made of besides tensors' own operations: linear layers, embeddings, norms.
 
-use biplane_backend::{Backend, DType, Error, Result, Tensor, WeightMatrix};
+use biplane_backend::{Around, Backend, DType, Error, Gate, Result, Tensor, WeightMatrix};
 
 /// `x · Wᵀ + b`.
 #[derive(Clone, Debug)]
@@ -16,6 +16,25 @@ impl<B: Backend> Linear<B> {
     /// As [`WeightMatrix::matmul_t`].
     pub fn forward(&self, x: &B::Tensor) -> Result<B::Tensor> {
         self.add_bias(self.weight.matmul_t(x)?)
+    }
+
+    /// [`Linear::forward`], added to `to`.
+    ///
+    /// # Errors
+    /// As [`WeightMatrix::matmul_t_with`].
+    pub fn forward_add(&self, x: &B::Tensor, to: &B::Tensor) -> Result<B::Tensor> {
+        let around = Around {
+            add: Some(to),
+            ..self.biased()
+        };
+        self.weight.matmul_t_with(x, &around)
+    }
+
+    fn biased(&self) -> Around<'_, B::Tensor> {
+        Around {
+            bias: self.bias.as_ref(),
+            ..Around::default()
+        }
     }
 
     fn add_bias(&self, y: B::Tensor) -> Result<B::Tensor> {
@@ -73,21 +92,94 @@ impl<B: Backend, const N: usize> Joined<B, N> {
     /// # Errors
     /// As [`WeightMatrix::matmul_t`].
     pub fn forward(&self, x: &B::Tensor) -> Result<[B::Tensor; N]> {
-        let ys: Vec<_> = match &self.whole {
+        self.project(x, None)?.split()
+    }
+
+    /// [`Joined::forward`], perhaps of the normed input, not taken apart yet.
+    ///
+    /// # Errors
+    /// As [`WeightMatrix::matmul_t_with`].
+    pub fn project(&self, x: &B::Tensor, norm: Option<&RmsNorm<B>>) -> Result<Projected<B, N>> {
+        let values = match &self.whole {
             Some(whole) => {
-                let y = whole.forward(x)?;
+                let around = Around {
+                    norm: norm.map(RmsNorm::parts),
+                    ..whole.biased()
+                };
+                Values::Whole(whole.weight.matmul_t_with(x, &around)?)
+            }
+            None => {
+                let normed = norm.map(|norm| norm.forward(x)).transpose()?;
+                let x = normed.as_ref().unwrap_or(x);
+                let weights: Vec<_> = self.parts.iter().map(|l| &l.weight).collect();
+                let products = B::Matrix::matmul_t_each(&weights, x)?;
+                let ys = self.parts.iter().zip(products).map(|(l, y)| l.add_bias(y));
+                Values::Parts(ys.collect::<Result<_>>()?)
+            }
+        };
+        Ok(Projected {
+            values,
+            outputs: self.outputs,
+        })
+    }
+}
+
+impl<B: Backend> Joined<B, 2> {
+    /// Of the normed `x [tokens, in]`, the second layer's outputs gated by the first's.
+    ///
+    /// # Errors
+    /// As [`WeightMatrix::matmul_t_with`].
+    pub fn forward_gated(&self, x: &B::Tensor, norm: &RmsNorm<B>, gate: Gate) -> Result<B::Tensor> {
+        if let Some(whole) = &self.whole {
+            let around = Around {
+                norm: Some(norm.parts()),
+                gate: Some(gate),
+                ..whole.biased()
+            };
+            return whole.weight.matmul_t_with(x, &around);
+        }
+        let [values, up] = self.project(x, Some(norm))?.split()?;
+        gate.apply(&values, &up)
+    }
+}
+
+/// What [`Joined`] layers gave.
+#[derive(Debug)]
+pub struct Projected<B: Backend, const N: usize> {
+    values: Values<B>,
+    outputs: [usize; N],
+}
+
+#[derive(Debug)]
+enum Values<B: Backend> {
+    /// Side by side.
+    Whole(B::Tensor),
+    Parts(Vec<B::Tensor>),
+}
+
+impl<B: Backend, const N: usize> Projected<B, N> {
+    /// All side by side, where they are one tensor.
+    pub(crate) fn whole(&self) -> Option<&B::Tensor> {
+        match &self.values {
+            Values::Whole(y) => Some(y),
+            Values::Parts(_) => None,
+        }
+    }
+
+    /// Each layer's `[tokens, out]`.
+    ///
+    /// # Errors
+    /// Only what the backend reports.
+    pub fn split(self) -> Result<[B::Tensor; N]> {
+        let ys = match self.values {
+            Values::Parts(ys) => ys,
+            Values::Whole(y) => {
                 let mut start = 0;
                 let next = |&len: &usize| {
                     start += len;
                     y.narrow(1, start - len, len)
                 };
                 self.outputs.iter().map(next).collect::<Result<_>>()?
-            }
-            None => {
-                let weights: Vec<_> = self.parts.iter().map(|l| &l.weight).collect();
-                let products = B::Matrix::matmul_t_each(&weights, x)?;
-                let ys = self.parts.iter().zip(products).map(|(l, y)| l.add_bias(y));
-                ys.collect::<Result<_>>()?
             }
         };
         ys.try_into().map_err(|ys: Vec<_>| Error::Backend {
@@ -131,6 +223,10 @@ pub struct RmsNorm<B: Backend> {
 }
 
 impl<B: Backend> RmsNorm<B> {
+    pub(crate) fn parts(&self) -> (&B::Tensor, f32) {
+        (&self.weight, self.eps)
+    }
+
     /// Normalizes the last axis.
     ///
     /// # Errors

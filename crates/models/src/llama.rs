@@ -2,7 +2,7 @@
 //! like. RMSNorm, rotary positions, grouped-query attention, SwiGLU. Its [`Variant`]s are the
 //! architectures that differ in a bias, a norm or a window: each a file of its own beside this one.
 
-use biplane_backend::{Backend, RopeAngles, RopeScaling, Tensor, rope_inv_freqs};
+use biplane_backend::{Backend, Gate, RopeAngles, RopeScaling, rope_inv_freqs};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -14,6 +14,7 @@ use crate::{
     layers::{Embedding, Joined, Linear, RmsNorm},
     model::{Architecture, Dimensions, Model},
     rope_config::RopeConfig,
+    step::Heads,
     weights::Rows,
 };
 
@@ -170,23 +171,26 @@ impl<B: Backend> Attention<B> {
         })
     }
 
+    /// Added to `x`.
     fn forward(
         &self,
         x: &B::Tensor,
+        norm: &RmsNorm<B>,
         layer: usize,
         rope: &RopeAngles<B::Tensor>,
         step: &mut Step<'_, B>,
     ) -> biplane_backend::Result<B::Tensor> {
-        let (n, d) = (step.num_tokens(), self.head_dim);
-        let [q, k, v] = self.qkv_proj.forward(x)?;
-        let mut q = q.reshape([n, self.heads, d])?;
-        let mut k = k.reshape([n, self.kv_heads, d])?;
-        let v = v.reshape([n, self.kv_heads, d])?;
-        if let Some([q_norm, k_norm]) = &self.norms {
-            (q, k) = (q_norm.forward(&q)?, k_norm.forward(&k)?);
-        }
-        let y = step.attend(layer, &q.rope(rope)?, &k.rope(rope)?, &v, self.scale)?;
-        self.o_proj.forward(&y.reshape([n, self.heads * d])?)
+        let qkv = self.qkv_proj.project(x, Some(norm))?;
+        let heads = Heads {
+            heads: self.heads,
+            kv_heads: self.kv_heads,
+            head_dim: self.head_dim,
+            norms: self.norms.as_ref(),
+            rope,
+            scale: self.scale,
+        };
+        let y = step.attend_projected(layer, qkv, &heads)?;
+        self.o_proj.forward_add(&y, x)
     }
 }
 
@@ -212,9 +216,10 @@ impl<B: Backend> Mlp<B> {
         })
     }
 
-    fn forward(&self, x: &B::Tensor) -> biplane_backend::Result<B::Tensor> {
-        let [gate, up] = self.gate_up_proj.forward(x)?;
-        self.down_proj.forward(&gate.silu_mul(&up)?)
+    /// Added to `x`.
+    fn forward(&self, x: &B::Tensor, norm: &RmsNorm<B>) -> biplane_backend::Result<B::Tensor> {
+        let y = self.gate_up_proj.forward_gated(x, norm, Gate::Silu)?;
+        self.down_proj.forward_add(&y, x)
     }
 }
 
@@ -243,15 +248,10 @@ impl<B: Backend> Block<B> {
         rope: &RopeAngles<B::Tensor>,
         step: &mut Step<'_, B>,
     ) -> biplane_backend::Result<B::Tensor> {
-        let attended =
-            self.self_attn
-                .forward(&self.input_layernorm.forward(x)?, layer, rope, step)?;
-        let x = x.add(&attended)?;
-        x.add(
-            &self
-                .mlp
-                .forward(&self.post_attention_layernorm.forward(&x)?)?,
-        )
+        let x = self
+            .self_attn
+            .forward(x, &self.input_layernorm, layer, rope, step)?;
+        self.mlp.forward(&x, &self.post_attention_layernorm)
     }
 }
 

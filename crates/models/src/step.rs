@@ -4,9 +4,13 @@
 //! attention looks at sequences, each over its own cache. Prefill chunks and decode tokens share a
 //! step.
 
-use biplane_backend::{Backend, DType, Result, RopeAngles, Tensor};
+use biplane_backend::{Backend, DType, Decode, Result, RopeAngles, Tensor};
 
-use crate::{kv_batch::BatchCache, kv_cache::SequenceCache};
+use crate::{
+    kv_batch::BatchCache,
+    kv_cache::SequenceCache,
+    layers::{Projected, RmsNorm},
+};
 
 /// One sequence's rows in a step.
 #[derive(Clone, Copy, Debug)]
@@ -17,6 +21,23 @@ pub(crate) struct Span {
     pub start: usize,
     /// Number of rows.
     pub len: usize,
+}
+
+/// How a layer makes heads of its projections.
+#[derive(Clone, Copy, Debug)]
+pub struct Heads<'a, B: Backend> {
+    /// Query heads.
+    pub heads: usize,
+    /// Key heads.
+    pub kv_heads: usize,
+    /// Elements of a head.
+    pub head_dim: usize,
+    /// Norms of query and of key heads, of one epsilon.
+    pub norms: Option<&'a [RmsNorm<B>; 2]>,
+    /// This step's angles.
+    pub rope: &'a RopeAngles<B::Tensor>,
+    /// A factor of the scores.
+    pub scale: f32,
 }
 
 /// The context of one forward pass, handed down through a model.
@@ -56,6 +77,69 @@ impl<B: Backend> Step<'_, B> {
     /// Only what the backend reports.
     pub fn rope(&self, inv_freqs: &[f32], interleaved: bool) -> Result<RopeAngles<B::Tensor>> {
         RopeAngles::new(self.backend, &self.positions, inv_freqs, interleaved)
+    }
+
+    /// Norms and turns heads, and attends as [`Step::attend`] does. `qkv` are the projections of this
+    /// step's tokens. Gives `[tokens, heads · head_dim]`.
+    ///
+    /// # Errors
+    /// As [`Tensor::decode_attention`].
+    pub fn attend_projected(
+        &mut self,
+        layer: usize,
+        qkv: Projected<B, 3>,
+        h: &Heads<'_, B>,
+    ) -> Result<B::Tensor> {
+        if let (Some(qkv), true) = (qkv.whole(), self.only_decodes()) {
+            return self.decode(layer, qkv, h);
+        }
+        let (n, d) = (self.num_tokens(), h.head_dim);
+        let [q, k, v] = qkv.split()?;
+        let mut q = q.reshape([n, h.heads, d])?;
+        let mut k = k.reshape([n, h.kv_heads, d])?;
+        let v = v.reshape([n, h.kv_heads, d])?;
+        if let Some([q_norm, k_norm]) = h.norms {
+            (q, k) = (q_norm.forward(&q)?, k_norm.forward(&k)?);
+        }
+        self.attend(layer, &q.rope(h.rope)?, &k.rope(h.rope)?, &v, h.scale)?
+            .reshape([n, h.heads * d])
+    }
+
+    /// Whether this step is one token of one sequence, or of those of the batch and no other.
+    fn only_decodes(&self) -> bool {
+        let alike = self.backend.cache_dtype(self.dtype) == self.dtype;
+        let all = match self.batch {
+            Some(_) => self.spans.is_empty(),
+            None => self.spans.len() == 1 && self.num_tokens() == 1,
+        };
+        alike && all
+    }
+
+    fn decode(
+        &mut self,
+        layer: usize,
+        qkv: &B::Tensor,
+        h: &Heads<'_, B>,
+    ) -> Result<B::Tensor> {
+        let with = Decode {
+            norms: h.norms.map(|[q, k]| ([&q.weight, &k.weight], q.eps)),
+            rope: h.rope,
+            seen: 0,
+            end: 0,
+            mask: None,
+            scale: h.scale,
+        };
+        match (&mut self.batch, self.spans.first()) {
+            (Some(batch), _) => batch.decode(self.backend, layer, qkv, with),
+            (None, Some(span)) => {
+                self.caches[span.cache].decode(self.backend, layer, self.dtype, qkv, with)
+            }
+            (None, None) => Err(biplane_backend::Error::OutOfRange {
+                op: "decode",
+                index: 0,
+                limit: 0,
+            }),
+        }
     }
 
     /// Appends `k`, `v` `[tokens, kv_heads, head_dim]` to the sequences' caches and attends with
