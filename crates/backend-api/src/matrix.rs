@@ -25,7 +25,7 @@ impl Gate {
 }
 
 /// What is done before and after a product, in this order; see [`WeightMatrix::matmul_t_with`].
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct Around<'a, T> {
     /// RMSNorm of the input by a weight `[in]` and epsilon.
     pub norm: Option<(&'a T, f32)>,
@@ -36,6 +36,14 @@ pub struct Around<'a, T> {
     /// Added to the result, of its shape.
     pub add: Option<&'a T>,
 }
+
+impl<T> Clone for Around<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Around<'_, T> {}
 
 impl<T> Default for Around<'_, T> {
     fn default() -> Self {

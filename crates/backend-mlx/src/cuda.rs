@@ -1,8 +1,14 @@
 //! Kernels of our own for NVIDIA GPUs, where MLX's leave most of the memory's bandwidth unused for
-//! one token at a time (4-bit products), or are put together of many (attention with a mask, or with
-//! heads of 256). MLX compiles them at their first use.
+//! a few tokens at a time (products), or are put together of many (what surrounds a product, and a
+//! token's attention): a step is bound by the number of its operations. MLX compiles them at their
+//! first use.
 
+mod decode;
 mod kernel;
+mod product;
+
+pub(crate) use decode::decode_attention;
+pub(crate) use product::{multiplies, product};
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -13,27 +19,52 @@ use mlx_rs::{Array, Dtype};
 
 use self::kernel::{Config, Kernel};
 use crate::MlxTensor;
-use crate::matrix::Affine;
 
 type Result<T> = std::result::Result<T, Exception>;
 
 /// Keys that a block of the attention kernel takes; more are shared out and joined.
 const PART: usize = 1024;
 
-/// Below this many columns MLX's product is as fast.
-const LONG_ROW: usize = 2048;
-
 /// From this many keys on the attention kernel is faster than MLX's, where MLX has one.
 const MANY_KEYS: usize = 192;
 
 struct Kernels {
-    product: Kernel,
     attention: Kernel,
     join: Kernel,
-    products: HashMap<(Dtype, usize, usize, usize), Config>,
+    products: HashMap<product::Key, Launch>,
+    decodes: HashMap<decode::Key, Launch>,
+    /// Zeros, which the kernels leave as zeros.
+    counts: Option<(usize, Array)>,
+    /// The last places that a decode step wrote to.
+    places: Vec<([usize; 2], Array)>,
+    settings: HashMap<[u32; 2], Array>,
     attentions: HashMap<Attention, Config>,
     joins: HashMap<Attention, Config>,
     scales: HashMap<u32, Array>,
+}
+
+/// A kernel whose constants stand in its source, and its launch.
+struct Launch {
+    kernel: Kernel,
+    config: Config,
+}
+
+impl Kernels {
+    /// `[first, second]` on the device.
+    fn settings(&mut self, values: [f32; 2]) -> Array {
+        let key = values.map(f32::to_bits);
+        let array = self.settings.entry(key);
+        array.or_insert_with(|| Array::from_slice(&values, &[2])).clone()
+    }
+}
+
+/// The element type's name in CUDA.
+fn name(dtype: Dtype) -> &'static str {
+    match dtype {
+        Dtype::Bfloat16 => "__nv_bfloat16",
+        Dtype::Float16 => "__half",
+        _ => "float",
+    }
 }
 
 /// What the attention kernel is launched for.
@@ -60,51 +91,6 @@ fn with<T>(f: impl FnOnce(&mut Kernels) -> Result<T>) -> Result<T> {
 
 fn is_half(dtype: Dtype) -> bool {
     matches!(dtype, Dtype::Bfloat16 | Dtype::Float16)
-}
-
-/// Whether [`product`] is the way to multiply these.
-pub(crate) fn multiplies(x: &MlxTensor, rows: usize, matrix: &Affine) -> bool {
-    matches!(x.device(), Device::Cuda(_))
-        && rows == 1
-        && matrix.spec.bits == 4
-        && matrix.columns() >= LONG_ROW
-        && is_half(x.array().dtype())
-        && matrix.scales.array().dtype() == x.array().dtype()
-}
-
-/// `x · Wᵀ` of one row `x` `[1, in]`; see [`multiplies`].
-pub(crate) fn product(x: &Array, matrix: &Affine, rows: usize) -> Result<Array> {
-    let group = matrix.spec.group_size;
-    // Rows a warp takes at a time.
-    let each = if matrix.columns() >= 2 * LONG_ROW {
-        4
-    } else {
-        2
-    };
-    with(|kernels| {
-        let key = (x.dtype(), group, each, rows);
-        let config = match kernels.products.get(&key) {
-            Some(config) => config,
-            None => {
-                let warps = 4;
-                let blocks = rows.div_ceil(each * warps);
-                let config = Config::new([blocks * warps * 32, 1, 1], [warps * 32, 1, 1])?
-                    .output(&[1, rows], x.dtype())?
-                    .dtype(c"T", x.dtype())?
-                    .int(c"GROUP", group)?
-                    .int(c"R", each)?;
-                kernels.products.entry(key).or_insert(config)
-            }
-        };
-        let inputs = [
-            x,
-            matrix.codes.array(),
-            matrix.scales.array(),
-            matrix.biases.array(),
-        ];
-        let [y] = kernels.product.apply(config, &inputs)?;
-        Ok(y)
-    })
 }
 
 /// Whether [`attention`] is the way to attend with one query a row.
@@ -197,13 +183,6 @@ impl Attention {
 impl Kernels {
     fn new() -> Result<Self> {
         Ok(Kernels {
-            product: Kernel::new(
-                c"biplane_product",
-                &[c"x", c"w", c"scales", c"biases"],
-                &[c"y"],
-                include_str!("cuda/product.cu"),
-                true,
-            )?,
             attention: Kernel::new(
                 c"biplane_attention",
                 &[c"q", c"k", c"v", c"mask", c"scale"],
@@ -219,6 +198,10 @@ impl Kernels {
                 true,
             )?,
             products: HashMap::new(),
+            decodes: HashMap::new(),
+            counts: None,
+            places: Vec::new(),
+            settings: HashMap::new(),
             attentions: HashMap::new(),
             joins: HashMap::new(),
             scales: HashMap::new(),

@@ -9,7 +9,7 @@ use std::cell::RefCell;
 use biplane_backend::defaults::{
     self, attention_dims, attention_each_dims, norm_len, require_float, same_float,
 };
-use biplane_backend::{AttentionMask, DType, Error, Result, RopeAngles, Shape, Tensor};
+use biplane_backend::{AttentionMask, DType, Decode, Error, Result, RopeAngles, Shape, Tensor};
 use mlx_rs::fast::{self, ScaledDotProductAttentionMask as SdpaMask};
 use mlx_rs::transforms::compile::compile;
 use mlx_rs::{Array, Dtype, ops as mlx};
@@ -182,6 +182,24 @@ pub(crate) fn attention_each(
         .squeeze_axes(&[2])
     })?
     .cast(q.dtype())
+}
+
+/// Where there is a kernel of our own it writes the caches in place: nothing else holds what lies
+/// beyond their sequences' ends.
+pub(crate) fn decode_attention(
+    qkv: &MlxTensor,
+    caches: (MlxTensor, MlxTensor),
+    with: &Decode<'_, MlxTensor>,
+) -> Result<(MlxTensor, (MlxTensor, MlxTensor))> {
+    let n = defaults::decode_dims(qkv, (&caches.0, &caches.1), with)?;
+    match cuda::decode_attention(qkv, (&caches.0, &caches.1), with, n) {
+        Some(y) => {
+            let shape = Shape::from([n.rows, n.heads * n.head_dim]);
+            let y = qkv.derive("decode_attention", shape, qkv.dtype(), |_| y)?;
+            Ok((y, caches))
+        }
+        None => defaults::decode_attention(qkv, caches, with),
+    }
 }
 
 /// A Boolean mask `[q_len, kv_len]`.

@@ -168,7 +168,18 @@ pub(crate) fn write_slice(
     let (shape, dtype, device) = (x.shape(), x.dtype(), x.device());
     // The last handle of the old array goes before anything is computed, so MLX writes in place.
     let old = x.into_array();
-    let new = slice_update(&old, src.array(), axis, start..end).map_err(failed(op))?;
+    let new = match len == limit && limit > 1 {
+        // In two parts: of one that covers all, MLX makes another handle of the source, and what is
+        // written in place later would show there.
+        true => {
+            let first = src.narrow(axis, 0, limit - 1)?;
+            let last = src.narrow(axis, limit - 1, 1)?;
+            slice_update(&old, first.array(), axis, 0..limit - 1)
+                .and_then(|new| slice_update(&new, last.array(), axis, limit - 1..limit))
+        }
+        false => slice_update(&old, src.array(), axis, start..end),
+    }
+    .map_err(failed(op))?;
     drop(old);
     Ok(MlxTensor::make(op, shape, dtype, device, |_| Ok(new))?.with_id_limit(id_limit))
 }

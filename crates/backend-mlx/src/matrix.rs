@@ -1,7 +1,9 @@
 //! [`MlxMatrix`]: weights on MLX's device.
 
 use biplane_backend::defaults::require_float;
-use biplane_backend::{AffineSpec, DType, Error, Result, Shape, Tensor, WeightMatrix};
+use biplane_backend::{
+    AffineSpec, Around, DType, Error, Result, Shape, Tensor, WeightMatrix, defaults,
+};
 use mlx_rs::{Array, ops as mlx};
 
 use crate::MlxTensor;
@@ -93,10 +95,10 @@ impl WeightMatrix for MlxMatrix {
                 }
             };
             let y = match &self.form {
-                Form::Dense(w) => x2.matmul(w.array().transpose()?)?,
-                Form::Affine(a) if cuda::multiplies(x, numel / cols, a) => {
-                    cuda::product(x2, a, rows)?
+                form if cuda::multiplies(x, numel / cols, form, &Around::default()) => {
+                    cuda::product(x2, form, numel / cols, rows, &Around::default())?
                 }
+                Form::Dense(w) => x2.matmul(w.array().transpose()?)?,
                 Form::Affine(a) => mlx::quantized_matmul(
                     x2,
                     a.codes.array(),
@@ -115,6 +117,37 @@ impl WeightMatrix for MlxMatrix {
                 same if same == y.dtype() => Ok(y),
                 dtype => y.as_dtype(dtype),
             }
+        })
+    }
+
+    fn matmul_t_with(&self, x: &MlxTensor, around: &Around<'_, MlxTensor>) -> Result<MlxTensor> {
+        let op = "matmul_t_with";
+        let [outputs, cols] = self.shape;
+        let known = x.shape().rank() == 2 && x.shape().last(op)? == cols;
+        let rows = x.shape().numel() / cols.max(1);
+        let outputs = match around.gate {
+            Some(_) => outputs / 2,
+            None => outputs,
+        };
+        let shape = Shape::from([rows, outputs]);
+        if !(known && cuda::multiplies(x, rows, &self.form, around) && fits(around, self.shape, shape)) {
+            return defaults::matmul_t_with(self, x, around);
+        }
+        // The kernel for several rows has no norm.
+        let normed;
+        let (x, around) = match around.norm {
+            Some((weight, eps)) if rows > 1 => {
+                normed = x.rms_norm(weight, eps)?;
+                let rest = Around {
+                    norm: None,
+                    ..*around
+                };
+                (&normed, rest)
+            }
+            _ => (x, *around),
+        };
+        x.derive(op, shape, x.dtype(), |_| {
+            cuda::product(x.array(), &self.form, rows, self.shape[0], &around)
         })
     }
 
@@ -142,6 +175,15 @@ impl WeightMatrix for MlxMatrix {
             Form::Affine(a) => a.values()?.cast(dtype),
         }
     }
+}
+
+/// Whether what surrounds a product has the right shapes: what has not is for the default to refuse.
+fn fits(around: &Around<'_, MlxTensor>, [out, cols]: [usize; 2], result: Shape) -> bool {
+    let is = |t: Option<&MlxTensor>, shape: Shape| t.is_none_or(|t| t.shape() == shape);
+    is(around.norm.map(|(weight, _)| weight), Shape::from([cols]))
+        && is(around.bias, Shape::from([out]))
+        && is(around.add, result)
+        && (around.gate.is_none() || out.is_multiple_of(2))
 }
 
 impl Form {

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use biplane_backend::{
-    AttentionMask, BinaryOp, DType, Device, Error, ReduceOp, Result, RopeAngles, Shape, Tensor,
+    AttentionMask, BinaryOp, DType, Decode, Device, Error, ReduceOp, Result, RopeAngles, Shape, Tensor,
     UnaryOp,
 };
 use half::{bf16, f16};
@@ -308,6 +308,14 @@ impl Tensor for MlxTensor {
 
     fn attention_each(&self, k: &Self, v: &Self, mask: Option<&Self>, scale: f32) -> Result<Self> {
         fused::attention_each(self, k, v, mask, scale)
+    }
+
+    fn decode_attention(
+        &self,
+        caches: (Self, Self),
+        with: &Decode<'_, Self>,
+    ) -> Result<(Self, (Self, Self))> {
+        fused::decode_attention(self, caches, with)
     }
 
     fn silu_mul(&self, up: &Self) -> Result<Self> {

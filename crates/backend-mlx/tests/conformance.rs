@@ -1,14 +1,24 @@
-//! The conformance suite on MLX's CPU device.
+//! The conformance suite on MLX's CPU device, or on the GPU where `BIPLANE_TEST_DEVICE` is `gpu`.
 
 use biplane_backend::testing::Expect;
 use biplane_backend::{Backend, Device, conformance_tests};
 use biplane_mlx::MlxBackend;
 
+fn device() -> Device {
+    match std::env::var("BIPLANE_TEST_DEVICE").as_deref() {
+        Ok("gpu") => Device::Gpu,
+        _ => Device::Cpu,
+    }
+}
+
 conformance_tests!(
-    MlxBackend::new(Device::Cpu).unwrap(),
+    MlxBackend::new(device()).unwrap(),
     Expect {
         // MLX has no groups of 16; dense weights are f32 on the CPU.
-        exact: |m, _| m.spec().is_none_or(|spec| spec.group_size >= 32),
+        exact: |m, activations| match m.spec() {
+            Some(spec) => spec.group_size >= 32 && device() == Device::Cpu,
+            None => device() == Device::Cpu || (Expect::default().exact)(m, activations),
+        },
         ..Expect::default()
     }
 );

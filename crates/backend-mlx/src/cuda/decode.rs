@@ -1,0 +1,176 @@
+//! A token's attention, from its projections on, as one kernel.
+
+use std::ffi::CString;
+
+use biplane_backend::defaults::DecodeDims;
+use biplane_backend::{DType, Decode, Device, Tensor};
+use mlx_rs::error::Exception;
+use mlx_rs::{Array, Dtype};
+
+use super::kernel::{Config, Kernel};
+use super::{Launch, Result, is_half, name, with};
+use crate::MlxTensor;
+
+/// Blocks that keep a GPU busy; more only have to be joined.
+const BLOCKS: usize = 264;
+
+/// Places that are remembered: as many as models have kinds of layers.
+const KINDS: usize = 4;
+
+/// What the kernel is launched for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    dtype: Dtype,
+    rows: usize,
+    heads: usize,
+    kv_heads: usize,
+    d: usize,
+    rank: usize,
+    freqs: usize,
+    interleaved: bool,
+    norm: Option<Dtype>,
+    masked: bool,
+    parts: usize,
+}
+
+/// `[rows, heads · d]`, and the caches written in place; none where the kernel does not do these.
+pub(crate) fn decode_attention(
+    qkv: &MlxTensor,
+    (keys, values): (&MlxTensor, &MlxTensor),
+    step: &Decode<'_, MlxTensor>,
+    n: DecodeDims,
+) -> Option<Result<Array>> {
+    let dtype = qkv.array().dtype();
+    let group = n.heads / n.kv_heads;
+    let norm_type = |([q, k], _): ([&MlxTensor; 2], f32)| {
+        (q.dtype() == k.dtype() && q.dtype().is_float()).then(|| q.array().dtype())
+    };
+    let norm = match step.norms {
+        Some(norms) => Some(norm_type(norms)?),
+        None => None,
+    };
+    let freqs = step.rope.rotary_dim() / 2;
+    let fits = matches!(qkv.device(), Device::Cuda(_))
+        && is_half(dtype)
+        && matches!(n.head_dim, 64 | 128 | 256)
+        && group <= 8
+        && group * n.head_dim <= 1024
+        && 2 * freqs <= n.head_dim
+        && step.rope.cos.dtype() == DType::F32
+        && step.rope.cos.shape().numel() == n.rows * freqs
+        && step.mask.is_none_or(|m| m.array().dtype() == dtype);
+    if !fits {
+        return None;
+    }
+    // Keys that a block goes over in a few rounds.
+    let run = 16 * 32 * 16 / n.head_dim;
+    let most = (BLOCKS / (n.rows * n.kv_heads)).max(1);
+    let key = Key {
+        dtype,
+        rows: n.rows,
+        heads: n.heads,
+        kv_heads: n.kv_heads,
+        d: n.head_dim,
+        rank: keys.shape().rank(),
+        freqs,
+        interleaved: step.rope.interleaved,
+        norm,
+        masked: step.mask.is_some(),
+        parts: (step.end - step.seen).div_ceil(run).clamp(1, most),
+    };
+    Some(apply(&key, qkv.array(), [keys.array(), values.array()], step))
+}
+
+fn apply(
+    key: &Key,
+    qkv: &Array,
+    [keys, values]: [&Array; 2],
+    step: &Decode<'_, MlxTensor>,
+) -> Result<Array> {
+    let place = [step.seen, step.end];
+    let [seen, end] = place.map(|at| i32::try_from(at).unwrap_or(i32::MAX));
+    with(|kernels| {
+        let settings = kernels.settings([step.scale, step.norms.map_or(0.0, |(_, eps)| eps)]);
+        let needed = key.rows * key.kv_heads;
+        let counts = match &kernels.counts {
+            Some((n, counts)) if *n >= needed => counts.clone(),
+            _ => {
+                let n = needed.next_power_of_two().max(64);
+                let zeros = i32::try_from(n).unwrap_or(i32::MAX);
+                let counts = Array::from_slice(&vec![0u32; n], &[zeros]);
+                kernels.counts.insert((n, counts)).1.clone()
+            }
+        };
+        let at = match kernels.places.iter().find(|(known, _)| *known == place) {
+            Some((_, at)) => at.clone(),
+            None => {
+                if kernels.places.len() >= KINDS {
+                    kernels.places.remove(0);
+                }
+                let at = Array::from_slice(&[seen, end], &[2]);
+                kernels.places.push((place, at.clone()));
+                at
+            }
+        };
+        let launch = match kernels.decodes.get(key) {
+            Some(launch) => launch,
+            None => kernels.decodes.entry(*key).or_insert(key.launch()?),
+        };
+        let [q_norm, k_norm] = match step.norms {
+            Some((norms, _)) => norms.map(MlxTensor::array),
+            None => [qkv, qkv],
+        };
+        let mask = step.mask.map_or(qkv, MlxTensor::array);
+        let (cos, sin) = (step.rope.cos.array(), step.rope.sin.array());
+        let inputs = [
+            qkv, keys, values, q_norm, k_norm, cos, sin, mask, &at, &settings, &counts,
+        ];
+        let [out, _] = launch.kernel.apply(&launch.config, &inputs)?;
+        Ok(out)
+    })
+}
+
+impl Key {
+    fn launch(&self) -> Result<Launch> {
+        let Key {
+            rows,
+            kv_heads,
+            d,
+            rank,
+            freqs,
+            interleaved,
+            masked,
+            parts,
+            ..
+        } = *self;
+        let t = name(self.dtype);
+        let group = self.heads / kv_heads;
+        let (norm, nw) = (self.norm.is_some(), name(self.norm.unwrap_or(self.dtype)));
+        let constants = format!(
+            "using T = {t}; using NW = {nw}; constexpr int D = {d}; constexpr int G = {group}; \
+             constexpr int KV = {kv_heads}; constexpr int RANK = {rank}; constexpr int FREQS = {freqs}; \
+             constexpr bool NORM = {norm}; constexpr bool MASKED = {masked}; \
+             constexpr bool INTERLEAVED = {interleaved};\n"
+        );
+        let id = format!(
+            "biplane_decode_{t}_{nw}_{d}_{group}_{kv_heads}_{rank}_{freqs}_{norm}_{masked}_{interleaved}"
+        );
+        let id = CString::new(id).map_err(|e| Exception::custom(e.to_string()))?;
+        let inputs = [
+            c"qkv", c"k", c"v", c"q_norm", c"k_norm", c"cos", c"sin", c"mask", c"at", c"settings",
+            c"counts",
+        ];
+        let source = constants + include_str!("decode.cu");
+        let threads = 128;
+        let scratch = match parts {
+            1 => 1,
+            _ => rows * self.heads * parts * (d + 2),
+        };
+        Ok(Launch {
+            kernel: Kernel::new(&id, &inputs, &[c"out", c"sums"], &source, false)?,
+            config: Config::new([parts * threads, kv_heads, rows], [threads, 1, 1])?
+                .output(&[rows, self.heads * d], self.dtype)?
+                .output(&[scratch], Dtype::Float32)?,
+        })
+    }
+}
