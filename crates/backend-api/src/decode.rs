@@ -96,10 +96,7 @@ pub fn decode_attention_default<T: Tensor>(
     let n = decode_dims(qkv, (&keys, &values), with)?;
     let (rows, d) = (n.rows, n.head_dim);
     let (q_width, k_width) = (n.heads * d, n.kv_heads * d);
-    let heads = |start, heads| {
-        qkv.narrow(1, start, heads * d)?
-            .reshape([rows, heads, d])
-    };
+    let heads = |start, heads| qkv.narrow(1, start, heads * d)?.reshape([rows, heads, d]);
     let (mut q, mut k) = (heads(0, n.heads)?, heads(q_width, n.kv_heads)?);
     let v = heads(q_width + k_width, n.kv_heads)?;
     if let Some(([q_weight, k_weight], eps)) = with.norms {

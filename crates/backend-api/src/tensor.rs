@@ -1,7 +1,8 @@
 use std::fmt::Debug;
 
 use crate::{
-    AttentionMask, BinaryOp, DType, Decode, Error, ReduceOp, Result, RopeAngles, Shape, UnaryOp, defaults,
+    AttentionMask, BinaryOp, DType, Decode, Error, ReduceOp, Result, RopeAngles, Shape, UnaryOp,
+    defaults,
 };
 
 /// An array on a device: about twenty required primitives, and fused operations with defaults.

@@ -54,7 +54,9 @@ impl Kernels {
     fn settings(&mut self, values: [f32; 2]) -> Array {
         let key = values.map(f32::to_bits);
         let array = self.settings.entry(key);
-        array.or_insert_with(|| Array::from_slice(&values, &[2])).clone()
+        array
+            .or_insert_with(|| Array::from_slice(&values, &[2]))
+            .clone()
     }
 }
 

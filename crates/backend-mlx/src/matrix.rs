@@ -130,7 +130,10 @@ impl WeightMatrix for MlxMatrix {
             None => outputs,
         };
         let shape = Shape::from([rows, outputs]);
-        if !(known && cuda::multiplies(x, rows, &self.form, around) && fits(around, self.shape, shape)) {
+        if !(known
+            && cuda::multiplies(x, rows, &self.form, around)
+            && fits(around, self.shape, shape))
+        {
             return defaults::matmul_t_with(self, x, around);
         }
         // The kernel for several rows has no norm.

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use biplane_backend::{
-    AttentionMask, BinaryOp, DType, Decode, Device, Error, ReduceOp, Result, RopeAngles, Shape, Tensor,
-    UnaryOp,
+    AttentionMask, BinaryOp, DType, Decode, Device, Error, ReduceOp, Result, RopeAngles, Shape,
+    Tensor, UnaryOp,
 };
 use half::{bf16, f16};
 use mlx_rs::error::{AsSliceError, Exception};

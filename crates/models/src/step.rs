@@ -115,12 +115,7 @@ impl<B: Backend> Step<'_, B> {
         alike && all
     }
 
-    fn decode(
-        &mut self,
-        layer: usize,
-        qkv: &B::Tensor,
-        h: &Heads<'_, B>,
-    ) -> Result<B::Tensor> {
+    fn decode(&mut self, layer: usize, qkv: &B::Tensor, h: &Heads<'_, B>) -> Result<B::Tensor> {
         let with = Decode {
             norms: h.norms.map(|[q, k]| ([&q.weight, &k.weight], q.eps)),
             rope: h.rope,

@@ -29,6 +29,7 @@ mod matrices;
 mod matrix_data;
 mod nd;
 mod plain;
+mod step;
 #[cfg(test)]
 mod tests;
 
@@ -43,6 +44,7 @@ pub use matrices::{
     wrong_matrix_arguments,
 };
 pub use plain::Plain;
+pub use step::{decoded_tokens, surrounded_products};
 
 use crate::{Backend, DType, PackedLayout, PackedMatrix};
 
@@ -115,6 +117,7 @@ macro_rules! conformance_tests {
             norms softmaxes gated_products largest_elements
             rotations attentions attentions_of_rows
             dense_matrices mlx_matrices ggml_matrices malformed_matrices joined_matrices
+            surrounded_products decoded_tokens
             wrong_matrix_arguments
             wrong_arguments wrong_fused_arguments absurd_shapes
         }

@@ -78,7 +78,12 @@ pub(crate) fn decode_attention(
         masked: step.mask.is_some(),
         parts: (step.end - step.seen).div_ceil(run).clamp(1, most),
     };
-    Some(apply(&key, qkv.array(), [keys.array(), values.array()], step))
+    Some(apply(
+        &key,
+        qkv.array(),
+        [keys.array(), values.array()],
+        step,
+    ))
 }
 
 fn apply(
@@ -157,7 +162,16 @@ impl Key {
         );
         let id = CString::new(id).map_err(|e| Exception::custom(e.to_string()))?;
         let inputs = [
-            c"qkv", c"k", c"v", c"q_norm", c"k_norm", c"cos", c"sin", c"mask", c"at", c"settings",
+            c"qkv",
+            c"k",
+            c"v",
+            c"q_norm",
+            c"k_norm",
+            c"cos",
+            c"sin",
+            c"mask",
+            c"at",
+            c"settings",
             c"counts",
         ];
         let source = constants + include_str!("decode.cu");

@@ -156,7 +156,12 @@ impl Key {
             );
             let id = format!("few_{tiles}_{eights}_{warps}");
             let each = 16 * tiles / half;
-            (include_str!("products.cu"), id, outputs.div_ceil(each), warps * 32)
+            (
+                include_str!("products.cu"),
+                id,
+                outputs.div_ceil(each),
+                warps * 32,
+            )
         };
         let id = format!("biplane_product_{t}_{group}_{gate}_{bias}_{add}_{id}");
         let id = CString::new(id).map_err(|e| Exception::custom(e.to_string()))?;
