@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use biplane::{BackendKind, ChatEvent, ChatRequest, Message, Model, ModelBuilder};
-use futures::{StreamExt, executor::block_on};
+use tokio::runtime::Runtime;
 
 const PROMPT: &str = "Write a long story about a lighthouse keeper and the sea.";
 
@@ -39,8 +39,9 @@ fn main() -> Result<()> {
     let model = ModelBuilder::new(file)
         .with_backend(BackendKind::Candle)
         .build_blocking()?;
+    let runtime = Runtime::new()?;
     let ways: [(&str, &dyn Fn() -> Result<Times>); 2] = [
-        ("library", &|| library(&model, tokens)),
+        ("library", &|| library(&runtime, &model, tokens)),
         ("server", &|| server(port, tokens)),
     ];
     let mut all: [Vec<Times>; 2] = Default::default();
@@ -98,13 +99,13 @@ fn times(begun: Instant, came: &[Instant], tokens: usize) -> Result<Times> {
     })
 }
 
-fn library(model: &Model, tokens: usize) -> Result<Times> {
+fn library(runtime: &Runtime, model: &Model, tokens: usize) -> Result<Times> {
     let mut request = ChatRequest::new(vec![Message::new("user", PROMPT)]);
     request.generation.max_tokens = Some(tokens);
     request.generation.ignore_eos = true;
     let begun = Instant::now();
     let mut came = Vec::with_capacity(tokens);
-    block_on(async {
+    runtime.block_on(async {
         let mut events = model.stream_chat_request(request).await?;
         while let Some(event) = events.next().await {
             match event {
