@@ -35,7 +35,10 @@ fn main() -> Result<()> {
         })
     };
     let (port, rounds, tokens) = (port.parse()?, number(2, 15)?, number(3, 64)?);
-    ensure!(rounds > 0 && tokens > 1, "at least one round and two tokens");
+    ensure!(
+        rounds > 0 && tokens > 1,
+        "at least one round and two tokens"
+    );
     let model = ModelBuilder::new(file)
         .with_backend(BackendKind::Candle)
         .build_blocking()?;
@@ -61,7 +64,10 @@ fn main() -> Result<()> {
         [of(|t| t.first), of(|t| t.between), of(|t| t.whole)]
     });
     println!("{rounds} rounds of {tokens} tokens, medians in ms");
-    println!("{:8} {:>12} {:>14} {:>10}", "", "first token", "between tokens", "whole");
+    println!(
+        "{:8} {:>12} {:>14} {:>10}",
+        "", "first token", "between tokens", "whole"
+    );
     for ((name, _), [first, between, whole]) in ways.iter().zip(medians) {
         println!("{name:8} {first:12.2} {between:14.3} {whole:10.1}");
     }
@@ -71,8 +77,16 @@ fn main() -> Result<()> {
         let pairs = all[0].iter().zip(&all[1]);
         100.0 * (median(pairs.map(|(l, s)| part(s) / part(l)).collect()) - 1.0)
     };
-    println!("between tokens {:+.2} %, in pairs {:+.2} %", more(1), paired(|t| t.between));
-    println!("whole          {:+.2} %, in pairs {:+.2} %", more(2), paired(|t| t.whole));
+    println!(
+        "between tokens {:+.2} %, in pairs {:+.2} %",
+        more(1),
+        paired(|t| t.between)
+    );
+    println!(
+        "whole          {:+.2} %, in pairs {:+.2} %",
+        more(2),
+        paired(|t| t.whole)
+    );
     Ok(())
 }
 
@@ -89,7 +103,11 @@ fn median(mut values: Vec<f64>) -> f64 {
 /// not count.
 fn times(begun: Instant, came: &[Instant], tokens: usize) -> Result<Times> {
     // The detokenizer holds back a piece that is no whole character yet.
-    ensure!(came.len() * 10 >= tokens * 9, "{} pieces of {tokens} tokens", came.len());
+    ensure!(
+        came.len() * 10 >= tokens * 9,
+        "{} pieces of {tokens} tokens",
+        came.len()
+    );
     let ms = |from: Instant, to: Instant| (to - from).as_secs_f64() * 1e3;
     let gaps = came.windows(2).map(|pair| ms(pair[0], pair[1]));
     Ok(Times {
@@ -151,7 +169,10 @@ fn server(port: u16, tokens: usize) -> Result<Times> {
             break;
         }
         // As cheap as a client can be: the pieces' text is not what is measured.
-        if line.starts_with("data: ") && line.contains("\"content\":\"") && !line.contains("\"role\"") {
+        if line.starts_with("data: ")
+            && line.contains("\"content\":\"")
+            && !line.contains("\"role\"")
+        {
             came.push(Instant::now());
         }
     }

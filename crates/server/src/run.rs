@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, Read, Write};
 
 use anyhow::{Context, bail};
-use biplane::{BackendKind, ChatRequest, Event, FinishReason, Message, Request, Timings};
+use biplane::{ChatRequest, Event, FinishReason, Message, Request, Timings};
 
 use crate::{
     cli::RunArgs,
@@ -12,10 +12,7 @@ use crate::{
 };
 
 pub fn run(args: RunArgs) -> anyhow::Result<()> {
-    let backend = match args.backend {
-        Some(backend) => backend,
-        None => BackendKind::default_here()?,
-    };
+    let backend = args.backend.kind()?;
     let prompt = prompt(args.prompt.as_deref())?;
     let constraint = args.form.constraint()?;
     // A text that is continued as it is has no place for calls; the environment is for all that have.
@@ -27,6 +24,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
         (false, _) => args.tools.connect()?,
     };
     let progress = Progress::new(args.quiet);
+    progress.begin(args.model.model.as_deref());
     let mut builder = progress
         .watch(args.model.builder(backend))
         .with_engine(args.engine.config());

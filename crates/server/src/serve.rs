@@ -16,10 +16,7 @@ use crate::{
 
 /// Serves models.
 pub fn serve(args: ServeArgs) -> anyhow::Result<()> {
-    let backend = match args.backend {
-        Some(backend) => backend,
-        None => BackendKind::default_here()?,
-    };
+    let backend = args.backend.kind()?;
     start(&args.options, backend, false)
 }
 
