@@ -135,11 +135,8 @@ impl Registry {
         loop {
             // From before looking: what changes meanwhile counts.
             let mut changed = self.0.changed.subscribe();
-            let others = self
-                .0
-                .slots
-                .iter()
-                .filter(|other| !Arc::ptr_eq(other, slot));
+            let slots = self.0.slots();
+            let others = slots.iter().filter(|other| !Arc::ptr_eq(other, slot));
             let held: Vec<_> = others.filter_map(|other| other.held(&**other)).collect();
             match limits.room(need, &held) {
                 Room::Enough => {
@@ -151,7 +148,7 @@ impl Registry {
                     return Ok(());
                 }
                 Room::Unload(other) => {
-                    let other = self.0.slots.iter().find(|s| std::ptr::eq(&***s, other));
+                    let other = slots.iter().find(|s| std::ptr::eq(&***s, other));
                     // It may have been asked for in this moment.
                     if let Some(other) = other
                         && let Some(model) = other.take_idle(Duration::ZERO)
