@@ -101,7 +101,7 @@ fn what_leaves_a_folder_goes_when_it_has_answered() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     fs::copy(llama(), at("one.gguf")).unwrap();
-    copied(&fixture("gemma3/mlx-4bit"), &at("two"));
+    copied(endless_model().path(), &at("two"));
     let dir = ["--models-dir", path_of(folder.path())];
     let named = gemma();
     let server = start_any(&[&dir[..], &["-m", &named]].concat());
@@ -120,8 +120,8 @@ fn what_leaves_a_folder_goes_when_it_has_answered() {
     server.wait_names(&["gemma", "three"]);
 
     // What was there stays where nothing can be read, and what is named stays anyway.
-    fs::rename(folder.path(), folder.path().with_extension("away")).unwrap();
     let loaded = server.text("three");
+    fs::rename(folder.path(), folder.path().with_extension("away")).unwrap();
     std::thread::sleep(Duration::from_millis(1100));
     assert_eq!(server.names(), ["gemma", "three"]);
     assert_eq!(server.text("three"), loaded);
