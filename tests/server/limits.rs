@@ -224,12 +224,11 @@ fn others_need_a_key() {
     let missing = program(&["serve", "--port", "0", "-m", "/no/such/model.gguf"])
         .output()
         .unwrap();
-    assert_eq!(
-        missing.status.code(),
-        Some(2),
-        "{}",
-        String::from_utf8_lossy(&missing.stderr)
-    );
+    let said = String::from_utf8_lossy(&missing.stderr);
+    assert_eq!(missing.status.code(), Some(2), "{said}");
+    // Once, and without a terminal's colours.
+    assert_eq!(said.matches("no such file").count(), 1, "{said}");
+    assert!(!said.contains('\x1b'), "{said:?}");
 }
 
 #[test]

@@ -59,6 +59,7 @@ impl Registry {
         before: Option<IsqType>,
     ) -> Result<(), Failure> {
         let begin = Instant::now();
+        let at_start = matches!(&slot.live().state, State::Loading(loading) if loading.at_start);
         let made = self.make(slot).await;
         let outcome = slot.change(|live| match &made {
             Ok(model) => {
@@ -87,6 +88,8 @@ impl Registry {
             Ok(()) => {
                 tracing::info!("{} is loaded, in {:.1?}", slot.name, begin.elapsed());
             }
+            // Whoever ends the program for it says why.
+            Err(_) if at_start => {}
             Err(error) => tracing::warn!("{error}"),
         }
         let _ = told.send(Some(outcome));
