@@ -15,6 +15,13 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
     let backend = args.backend.kind()?;
     let prompt = prompt(args.prompt.as_deref())?;
     let constraint = args.form.constraint()?;
+    let changes = args.sampling.changes();
+    // Loading may take long, and what is wrong can be known before.
+    let usual = biplane::SamplingParams::default();
+    changes
+        .apply(usual)
+        .validate()
+        .map_err(anyhow::Error::msg)?;
     // A text that is continued as it is has no place for calls; the environment is for all that have.
     let tools = match (args.raw, &args.tools.mcp_config) {
         (true, Some(_)) if std::env::var_os("MCP_CONFIG_PATH").is_none() => {
@@ -33,7 +40,6 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
     }
     let model = builder.build_blocking()?;
     progress.clear();
-    let changes = args.sampling.changes();
     let mut request = Request {
         sampling: model.sampling(&changes)?,
         max_tokens: args.sampling.max_tokens,
