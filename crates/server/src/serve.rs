@@ -211,7 +211,7 @@ async fn listen(options: &ServeOptions, port: u16) -> anyhow::Result<(TcpListene
     let listener = TcpListener::bind(addresses.as_slice()).await;
     let listener = listener.with_context(|| {
         format!(
-            "listening on {}:{port}; another port may be free",
+            "listening on {}:{port} (--port takes another, and 0 any that is free)",
             options.host
         )
     })?;
@@ -280,7 +280,7 @@ fn greet(app: &App, first: Option<Status>, url: &str, has_key: bool) {
         [_] => String::new(),
         all => {
             report::note(&format!("models   {}; see {url}/v1/models", all.len()));
-            let name = all.last().map_or("", |status| &status.name);
+            let name = all.first().map_or("", |status| &status.name);
             format!("\"model\": {name:?}, ")
         }
     };
