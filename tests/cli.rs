@@ -43,6 +43,7 @@ fn text_goes_to_stdout_and_figures_to_stderr() {
         let figures = String::from_utf8(output.stderr).unwrap();
         assert!(output.status.success(), "{figures}");
         assert!(output.stdout.len() > 1);
+        assert!(figures.starts_with("loading /"), "{figures}");
         for word in [
             backend.name(),
             "cpu",
@@ -131,6 +132,14 @@ fn wrong_flags_are_explained() {
             "{args:?}: {said}"
         );
     }
+    // What needs no model is said before one is looked for.
+    let output = biplane()
+        .args(["run", "-m", "/no/such/model.gguf", "--top-p", "2", "Hello"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.starts_with("error: top_p"), "{said}");
 }
 
 #[test]

@@ -15,6 +15,21 @@ pub struct ModelArgs {
     pub load: LoadArgs,
 }
 
+/// The engine of a verb that takes one.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct BackendArg {
+    /// Which engine computes; the first in this build by default.
+    #[arg(long, env = "BIPLANE_BACKEND", value_parser = backend)]
+    backend: Option<BackendKind>,
+}
+
+impl BackendArg {
+    /// What is asked for, else what this build has first.
+    pub fn kind(self) -> biplane::Result<BackendKind> {
+        self.backend.map_or_else(BackendKind::default_here, Ok)
+    }
+}
+
 /// On what a model computes, and how it is loaded.
 #[derive(Clone, Debug, Args)]
 pub struct LoadArgs {
