@@ -1,7 +1,7 @@
 //! Properties of a running model that no golden value shows: batched is solo, chunked is whole, a
 //! fork is independent, a refused step changes nothing.
 
-use biplane::{BackendKind, ModelRunner, SlotId, SpanOutput, SpanPlan, StepPlan, Want};
+use biplane::{BackendKind, KvFormat, ModelRunner, SlotId, SpanOutput, SpanPlan, StepPlan, Want};
 use biplane_tests::{
     fixture, last_logits, logits, max_difference, on_each_backend, runner, step, usual_runner,
 };
@@ -409,7 +409,7 @@ fn windows_slide(backend: BackendKind) {
     let grown = info.kv_bytes(100_000, 64) - info.kv_bytes(50_000, 64);
     assert_eq!(
         grown,
-        (100_096 - 50_176) * info.caches[5].bytes_per_token(info.dtype)
+        (100_096 - 50_176) * info.caches[5].bytes_per_token(KvFormat::Plain(info.dtype))
     );
 }
 

@@ -24,7 +24,7 @@ pub(super) const TILE: usize = 3;
 pub(super) const MAX_QUERIES: usize = 4 * TILE;
 /// Keys that all queries of a task meet while they are in the first-level cache.
 pub(super) const KEY_BLOCK: usize = 64;
-/// Floats of a block of keys or values that were kept as `f16`.
+/// Floats of a block of keys or values that were kept otherwise.
 const WIDENED: usize = 4096;
 /// Keys whose scores are computed at once.
 const KEYS: usize = 4;
@@ -79,15 +79,17 @@ impl Queries<'_> {
     fn block(&self) -> usize {
         match self.k {
             Kept::F32(_) => KEY_BLOCK,
-            Kept::F16(_) => (WIDENED / self.shape.head_dim).clamp(KEYS, KEY_BLOCK) / KEYS * KEYS,
+            Kept::F16(_) | Kept::Codes(_) => {
+                (WIDENED / self.shape.head_dim).clamp(KEYS, KEY_BLOCK) / KEYS * KEYS
+            }
         }
     }
 
-    /// Floats of room for a block that was kept as `f16`.
+    /// Floats of room for a block that was kept otherwise.
     pub fn room_len(&self) -> usize {
         match self.k {
             Kept::F32(_) => 0,
-            Kept::F16(_) => self.block() * self.shape.head_dim,
+            Kept::F16(_) | Kept::Codes(_) => self.block() * self.shape.head_dim,
         }
     }
 

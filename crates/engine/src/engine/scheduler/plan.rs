@@ -113,7 +113,7 @@ impl Scheduler<'_> {
 
     pub fn too_big(&self, tokens: usize, needed: usize) -> Error {
         Error::Request(format!(
-            "{tokens} tokens need {} MiB of KV cache, {} MiB are allowed; allow more (--kv-memory), shorten the prompt, or quantize the model (--isq)",
+            "{tokens} tokens need {} MiB of KV cache, {} MiB are allowed; allow more (--kv-memory), keep keys and values smaller (--kv-type q8), or shorten the prompt",
             needed.div_ceil(1 << 20),
             self.budget >> 20
         ))

@@ -4,14 +4,15 @@ use std::ops::Range;
 
 use half::f16;
 
-use crate::cpu::Kept;
 use crate::cpu::simd::{Simd, prefetch};
+use crate::cpu::{Codes, Kept};
 
 /// Keys or values to ask the memory for before they are needed: a decode step's lie there, and the
 /// processor itself looks no further than a page.
 pub(super) const AHEAD: usize = 16;
 /// Floats of a cache line.
 pub(super) const LINE: usize = 16;
+
 /// Some elements of neighbouring keys or values of one head, as `f32`.
 #[derive(Clone, Copy)]
 pub(super) struct Rows {
@@ -24,7 +25,7 @@ pub(super) struct Rows {
 }
 
 impl Rows {
-    /// What is kept as `f16` is widened into `room`.
+    /// What is not kept as `f32` is widened into `room`.
     #[inline(always)]
     pub(super) unsafe fn of<V: Simd>(
         kept: Kept<'_>,
@@ -44,6 +45,11 @@ impl Rows {
                 };
             }
             Kept::F16(kept) => kept,
+            Kept::Codes(kept) => {
+                // SAFETY: the caller's contract.
+                unsafe { widen_codes::<V>(&kept, head, keys, elements, room) };
+                return Rows::widened(room, n, keys);
+            }
         };
         let whole = n / V::LANES * V::LANES;
         for (i, key) in keys.clone().enumerate() {
@@ -63,9 +69,14 @@ impl Rows {
                 }
             }
         }
+        Rows::widened(room, n, keys)
+    }
+
+    #[inline(always)]
+    fn widened(room: *const f32, stride: usize, keys: &Range<usize>) -> Rows {
         Rows {
             start: room,
-            stride: n,
+            stride,
             first: keys.start,
             in_place: false,
         }
@@ -83,5 +94,79 @@ impl Rows {
     #[inline(always)]
     pub(super) fn row(&self, key: usize) -> *const f32 {
         self.start.wrapping_add((key - self.first) * self.stride)
+    }
+}
+
+/// The values of codes, rows of `elements` into `room`. A head is whole groups, and the elements' bounds
+/// are multiples of every vector's lanes.
+#[inline(always)]
+unsafe fn widen_codes<V: Simd>(
+    kept: &Codes<'_>,
+    head: usize,
+    keys: &Range<usize>,
+    elements: &Range<usize>,
+    room: *mut f32,
+) {
+    let n = elements.len();
+    let groups = elements.end.div_ceil(Codes::GROUP);
+    for (i, key) in keys.clone().enumerate() {
+        let codes = kept
+            .codes
+            .row(head, key, elements.end * kept.bits / 8)
+            .as_ptr();
+        let scales = kept.scales.row(head, key, groups);
+        let biases = kept.biases.row(head, key, groups);
+        let ahead = codes.wrapping_add(AHEAD * kept.codes.token_stride);
+        for at in (elements.start..elements.end).step_by(4 * LINE * 8 / kept.bits) {
+            prefetch(ahead.wrapping_add(at * kept.bits / 8));
+        }
+        let mut at = elements.start;
+        // SAFETY: the rows have codes up to the elements' end, and there is room for a block of them.
+        unsafe {
+            let to = room.add(i * n).wrapping_sub(elements.start);
+            while at < elements.end {
+                let group = at / Codes::GROUP;
+                let end = elements.end.min((group + 1) * Codes::GROUP);
+                let scale = V::splat(widen(scales[group]));
+                let bias = V::splat(widen(biases[group]));
+                while at < end {
+                    let code = match kept.bits {
+                        4 => V::load_nibbles(codes.add(at / 2)),
+                        _ => V::load_bytes(codes.add(at)),
+                    };
+                    V::store(to.wrapping_add(at), V::fma(code, scale, bias));
+                    at += V::LANES;
+                }
+            }
+        }
+    }
+}
+
+/// `f16` as `f32` without a call: the exponent moved by a product.
+#[inline(always)]
+fn widen(x: f16) -> f32 {
+    let bits = u32::from(x.to_bits());
+    let size = f32::from_bits((bits & 0x7fff) << 13) * f32::from_bits(0x7780_0000);
+    // Infinity and NaN have the largest exponent.
+    let size = match bits & 0x7c00 {
+        0x7c00 => size.to_bits() | 0x7f80_0000,
+        _ => size.to_bits(),
+    };
+    f32::from_bits(size | (bits & 0x8000) << 16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn halves_are_widened_exactly() {
+        for bits in 0..=u16::MAX {
+            let x = f16::from_bits(bits);
+            match x.is_nan() {
+                true => assert!(widen(x).is_nan()),
+                false => assert_eq!(widen(x).to_bits(), x.to_f32().to_bits(), "{bits:x}"),
+            }
+        }
     }
 }
