@@ -17,7 +17,7 @@ pub use attention::{AttentionShape, attention};
 pub use elementwise::{argmax, gelu_tanh_mul, silu_mul, softmax};
 pub use matrix::{Arithmetic, CpuMatrix};
 pub use norm::{layer_norm, rms_norm};
-pub use quantize::quantize;
+pub(crate) use quantize::quantize;
 pub use rope::rope;
 
 use half::f16;

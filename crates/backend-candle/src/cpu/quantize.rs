@@ -12,7 +12,7 @@ const LANES: usize = 8;
 
 /// Rows in codes.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Quantized {
+pub(crate) struct Quantized {
     /// `bits / 8` bytes an element; of two in a byte the first is in the lower bits.
     pub codes: Vec<u8>,
     /// One a group.
@@ -25,7 +25,7 @@ pub struct Quantized {
 ///
 /// # Panics
 /// When the elements are no whole groups.
-pub fn quantize(rows: &[f32], bits: usize) -> Quantized {
+pub(crate) fn quantize(rows: &[f32], bits: usize) -> Quantized {
     quantize_with(Isa::get(), rows, bits)
 }
 
