@@ -15,7 +15,11 @@ use crate::cpu::elementwise::Exponentials;
 use crate::cpu::simd::{Kernel, Simd};
 use crate::cpu::{Kept, SharedOut, Strided};
 
-use self::{rows::Rows, score::score, weigh::weigh_block};
+use self::{
+    rows::{Rows, room_for_codes},
+    score::score,
+    weigh::weigh_block,
+};
 use super::AttentionShape;
 
 /// Queries that meet a key or a value while it is in registers.
@@ -89,7 +93,8 @@ impl Queries<'_> {
     pub fn room_len(&self) -> usize {
         match self.k {
             Kept::F32(_) => 0,
-            Kept::F16(_) | Kept::Codes(_) => self.block() * self.shape.head_dim,
+            Kept::F16(_) => self.block() * self.shape.head_dim,
+            Kept::Codes(_) => room_for_codes(self.block(), self.shape.head_dim),
         }
     }
 
@@ -215,7 +220,7 @@ unsafe fn score_keys<V: Simd>(
         let block = block..some.end.min(block + size);
         // SAFETY: the caller's contract.
         unsafe {
-            let rows = Rows::of::<V>(queries.k, queries.kv_head, &block, &(0..d), room);
+            let rows = Rows::of::<V>(queries.k, queries.kv_head, &block, &(0..d), d, room);
             for first in (0..n).step_by(TILE) {
                 let tile = first..n.min(first + TILE);
                 let block = clip(&queries.visible_to_any(tile.clone()), &block);
@@ -269,7 +274,14 @@ unsafe fn weigh_values<V: Simd>(
         }
         for block in keys.clone().step_by(size) {
             let block = block..keys.end.min(block + size);
-            let rows = Rows::of::<V>(queries.v, queries.kv_head, &block, &elements, room);
+            let rows = Rows::of::<V>(
+                queries.v,
+                queries.kv_head,
+                &block,
+                &elements,
+                queries.shape.head_dim,
+                room,
+            );
             for first in (0..n).step_by(TILE) {
                 match n - first {
                     1 => weigh_block::<V, 1>(

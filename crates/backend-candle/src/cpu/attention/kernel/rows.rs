@@ -5,7 +5,7 @@ use std::ops::Range;
 use half::f16;
 
 use crate::cpu::simd::{Simd, prefetch};
-use crate::cpu::{Codes, Kept};
+use crate::cpu::{Codes, Kept, Strided};
 
 /// Keys or values to ask the memory for before they are needed: a decode step's lie there, and the
 /// processor itself looks no further than a page.
@@ -32,6 +32,7 @@ impl Rows {
         head: usize,
         keys: &Range<usize>,
         elements: &Range<usize>,
+        head_dim: usize,
         room: *mut f32,
     ) -> Rows {
         let n = elements.len();
@@ -47,7 +48,7 @@ impl Rows {
             Kept::F16(kept) => kept,
             Kept::Codes(kept) => {
                 // SAFETY: the caller's contract.
-                unsafe { widen_codes::<V>(&kept, head, keys, elements, room) };
+                unsafe { widen_codes::<V>(&kept, head, keys, elements, head_dim, room) };
                 return Rows::widened(room, n, keys);
             }
         };
@@ -97,25 +98,34 @@ impl Rows {
     }
 }
 
-/// The values of codes, rows of `elements` into `room`. A head is whole groups, and the elements' bounds
-/// are multiples of every vector's lanes.
+/// Floats of room for a block of codes of heads of `head_dim` elements: their values, scales and biases.
+pub(super) fn room_for_codes(block: usize, head_dim: usize) -> usize {
+    block * (head_dim + 2 * (head_dim / Codes::GROUP))
+}
+
+/// The values of codes, rows of `elements` into `room`, which [`room_for_codes`] measures. A head is whole
+/// groups, and the elements' bounds are multiples of every vector's lanes.
 #[inline(always)]
 unsafe fn widen_codes<V: Simd>(
     kept: &Codes<'_>,
     head: usize,
     keys: &Range<usize>,
     elements: &Range<usize>,
+    head_dim: usize,
     room: *mut f32,
 ) {
     let n = elements.len();
-    let groups = elements.end.div_ceil(Codes::GROUP);
+    let groups = head_dim / Codes::GROUP;
+    // SAFETY: room for scales and biases comes after that for values.
+    let (scales, biases) = unsafe {
+        let scales = room.add(keys.len() * n);
+        let biases = scales.add(keys.len() * groups);
+        widen_halves::<V>(&kept.scales, head, keys, groups, scales);
+        widen_halves::<V>(&kept.biases, head, keys, groups, biases);
+        (scales, biases)
+    };
     for (i, key) in keys.clone().enumerate() {
-        let codes = kept
-            .codes
-            .row(head, key, elements.end * kept.bits / 8)
-            .as_ptr();
-        let scales = kept.scales.row(head, key, groups);
-        let biases = kept.biases.row(head, key, groups);
+        let codes = kept.codes.row(head, key, head_dim * kept.bits / 8).as_ptr();
         let ahead = codes.wrapping_add(AHEAD * kept.codes.token_stride);
         for at in (elements.start..elements.end).step_by(4 * LINE * 8 / kept.bits) {
             prefetch(ahead.wrapping_add(at * kept.bits / 8));
@@ -127,8 +137,8 @@ unsafe fn widen_codes<V: Simd>(
             while at < elements.end {
                 let group = at / Codes::GROUP;
                 let end = elements.end.min((group + 1) * Codes::GROUP);
-                let scale = V::splat(widen(scales[group]));
-                let bias = V::splat(widen(biases[group]));
+                let scale = V::splat(*scales.add(i * groups + group));
+                let bias = V::splat(*biases.add(i * groups + group));
                 while at < end {
                     let code = match kept.bits {
                         4 => V::load_nibbles(codes.add(at / 2)),
@@ -137,6 +147,36 @@ unsafe fn widen_codes<V: Simd>(
                     V::store(to.wrapping_add(at), V::fma(code, scale, bias));
                     at += V::LANES;
                 }
+            }
+        }
+    }
+}
+
+/// Rows of `n` halves of neighbouring keys as `f32`, one after the other.
+#[inline(always)]
+unsafe fn widen_halves<V: Simd>(
+    halves: &Strided<'_, f16>,
+    head: usize,
+    keys: &Range<usize>,
+    n: usize,
+    to: *mut f32,
+) {
+    // In a cache all lie side by side.
+    let (rows, n) = match halves.token_stride == n && !keys.is_empty() {
+        true => (keys.start..keys.start + 1, n * keys.len()),
+        false => (keys.clone(), n),
+    };
+    let whole = n / V::LANES * V::LANES;
+    for (i, key) in rows.enumerate() {
+        let row = halves.row(head, key, n);
+        // SAFETY: the row has `n` elements, and there is room for all rows.
+        unsafe {
+            let to = to.add(i * n);
+            for at in (0..whole).step_by(V::LANES) {
+                V::store(to.add(at), V::load_f16(row.as_ptr().add(at).cast()));
+            }
+            for (at, x) in row.iter().enumerate().skip(whole) {
+                *to.add(at) = widen(*x);
             }
         }
     }
