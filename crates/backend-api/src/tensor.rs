@@ -177,8 +177,8 @@ pub trait Tensor: Clone + Debug + Send + 'static {
         defaults::attention_each(self, k, v, mask, scale)
     }
 
-    /// Keys or values `[.., head_dim]` in codes, each value off by half a step of its group and a rounding
-    /// step of the scales' type at most. What a row becomes depends on that row alone.
+    /// Keys or values `[.., head_dim]` in codes, each value off by one and a half steps of its group, and by
+    /// what the scales' type rounds away, at most. What a row becomes depends on that row alone.
     ///
     /// # Errors
     /// [`Error::DType`] unless floating-point, [`Error::Shape`] when the last axis is no whole groups,

@@ -33,8 +33,8 @@ fn plain<T: Tensor>(kept: &QuantizedKv<T>) -> QuantizedKv<Plain<T>> {
     }
 }
 
-/// `quantize_kv` and `dequantize_kv`: every value within half a step of its group, by the override and
-/// by the default; each reads what the other wrote.
+/// `quantize_kv` and `dequantize_kv`: every value within half a step of its group by the default, within
+/// one and a half by the override (MLX moves edges so that one code is zero); each reads what the other wrote.
 pub fn quantized_rows<B: Backend>(backend: &B, _: &Expect) {
     let mut rng = Rng(33);
     for dtype in FLOATS {
@@ -62,10 +62,16 @@ pub fn quantized_rows<B: Backend>(backend: &B, _: &Expect) {
                     biases: default.biases.0,
                     spec,
                 };
-                for (by, kept) in [("override", &ours), ("default", &written)] {
+                for (by, kept, steps) in [("override", &ours, 1.5), ("default", &written, 0.5)] {
                     assert_eq!(kept.shape("test").unwrap(), shape, "{what}");
                     let read = B::Tensor::dequantize_kv(kept, DType::F32).unwrap();
-                    within_half_a_step(&format!("{what} by the {by}"), &x, &download(&read), spec);
+                    within_steps(
+                        &format!("{what} by the {by}"),
+                        &x,
+                        &download(&read),
+                        spec,
+                        steps,
+                    );
                     let again = Plain::dequantize_kv(&plain(kept), DType::F32).unwrap();
                     assert_close(
                         &format!("{what} by the {by}, read by the default,"),
@@ -81,7 +87,7 @@ pub fn quantized_rows<B: Backend>(backend: &B, _: &Expect) {
 }
 
 #[track_caller]
-fn within_half_a_step(what: &str, x: &Nd, got: &Nd, spec: KvSpec) {
+fn within_steps(what: &str, x: &Nd, got: &Nd, spec: KvSpec, steps: f64) {
     let rounding = if spec.scales == DType::BF16 {
         1.0 / 256.0
     } else {
@@ -92,9 +98,9 @@ fn within_half_a_step(what: &str, x: &Nd, got: &Nd, spec: KvSpec) {
         let most = x.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let least = x.iter().copied().fold(f64::INFINITY, f64::min);
         let step = (most - least) / f64::from(spec.levels());
-        // Scale and bias are rounded; MLX moves the edges so that a code is zero.
+        // Scale and bias are rounded.
         let size = most.abs().max(least.abs());
-        let allowed = step * 0.75 + 3.0 * rounding * (size + most - least);
+        let allowed = step * (steps + 0.05) + 3.0 * rounding * (size + most - least);
         for (x, got) in x.iter().zip(got) {
             assert!(
                 (x - got).abs() <= allowed,
