@@ -2,8 +2,8 @@
 
 use biplane::tokenizer::Specials;
 use biplane::{
-    BackendKind, Device, EngineConfig, Event, FinishReason, Guess, KvType, Model, ModelBuilder,
-    Pooling, Request, Response, SamplingParams, Speculation,
+    BackendKind, Device, EngineConfig, Event, FinishReason, Guess, Model, ModelBuilder, Pooling,
+    Request, Response, SamplingParams, Speculation,
 };
 use biplane_tests::{fixture, on_each_backend, real_model};
 
@@ -337,67 +337,6 @@ fn stored_prompts_serve_the_next_model(backend: BackendKind) {
     }
 }
 
-fn quantized(backend: BackendKind, kv_type: KvType, config: EngineConfig) -> Model {
-    ModelBuilder::new(fixture("gemma3/mlx-4bit").to_string_lossy())
-        .with_backend(backend)
-        .with_device(Device::Cpu)
-        .with_kv_type(kv_type)
-        .with_engine(config)
-        .build_blocking()
-        .unwrap()
-}
-
-/// With quantized caches too company, kept prefixes and a lack of memory change no answer; on MLX, whose
-/// sums depend on their shapes, a code may come out one step off, and another token with it.
-fn quantized_caches_serve_alike(backend: BackendKind) {
-    let all = requests(8);
-    for kv_type in [KvType::Q8, KvType::Q4] {
-        let without = EngineConfig {
-            prefix_cache: false,
-            ..EngineConfig::default()
-        };
-        let want = one_by_one(&quantized(backend, kv_type, without), &all);
-        let plenty = quantized(backend, kv_type, EngineConfig::default());
-        let one = plenty.info().kv_bytes(200, 512);
-        let little = EngineConfig {
-            kv_memory: Some(3 * one),
-            ..EngineConfig::default()
-        };
-        let little = quantized(backend, kv_type, little);
-        for model in [&plenty, &plenty, &little] {
-            let got = together(model, &all);
-            assert!(got.iter().all(|r| r.finish_reason == FinishReason::Length));
-            if backend == BackendKind::Candle {
-                assert_alike(&got, &want);
-            }
-        }
-        let again = together(&plenty, &all[1..2]);
-        assert!(again[0].timings.cached_tokens > 0);
-        assert!(little.metrics().cached_bytes + little.metrics().running_bytes <= 3 * one);
-    }
-}
-
-fn stored_prompts_are_of_one_format(backend: BackendKind) {
-    let dir = tempfile::tempdir().unwrap();
-    let config = EngineConfig {
-        prompt_cache: Some(dir.path().to_owned()),
-        ..EngineConfig::default()
-    };
-    let all = [Request {
-        tokens: prompt(3, 150),
-        ..requests(1).remove(0)
-    }];
-    let cached = |kv_type| {
-        let model = quantized(backend, kv_type, config.clone());
-        let response = together(&model, &all).remove(0);
-        runtime().block_on(model.close());
-        response.timings.cached_tokens
-    };
-    let kinds = [KvType::Q8, KvType::Auto, KvType::Q4];
-    assert_eq!(kinds.map(cached), [0; 3]);
-    assert_eq!(kinds.map(cached), [149; 3]);
-}
-
 /// Llama 2's kind of tokenizer drops a space at the beginning of a text, but not in the middle of one.
 fn a_continuation_keeps_its_space(backend: BackendKind) {
     let hf = fixture("gemma3/hf");
@@ -479,6 +418,4 @@ on_each_backend! {
     embedded => texts_become_vectors;
     replayed => recorded_is_replayed;
     stored => stored_prompts_serve_the_next_model;
-    quantized => quantized_caches_serve_alike;
-    formats => stored_prompts_are_of_one_format;
 }

@@ -464,89 +464,6 @@ fn step_of_fork(r: &mut dyn ModelRunner, slot: SlotId, len: usize, token: u32) -
     output
 }
 
-fn quantized_caches_are_smaller(backend: BackendKind) {
-    let bytes = |kv_type| {
-        let mut r = quantized_or_not("gemma3/mlx-4bit", backend, kv_type);
-        let slot = r.open().unwrap();
-        step(&mut *r, slot, &prompt(1, 100), Want::Nothing);
-        let exported = r.export(slot).unwrap().len();
-        (
-            r.bytes(slot, 0),
-            r.bytes(slot, 500),
-            r.info().kv_bytes(5000, 64),
-            exported,
-        )
-    };
-    let (auto, q8, q4) = (bytes(KvType::Auto), bytes(KvType::Q8), bytes(KvType::Q4));
-    // 36 and 20 bytes for every 32 elements.
-    assert_eq!(q8.0 * 20, q4.0 * 36);
-    assert_eq!(q8.1 * 20, q4.1 * 36);
-    assert_eq!(q8.2 * 20, q4.2 * 36);
-    for (smaller, larger) in [(q4, q8), (q8, auto)] {
-        assert!(smaller.0 < larger.0 && smaller.2 < larger.2 && smaller.3 < larger.3);
-    }
-}
-
-fn quantized_or_not(name: &str, backend: BackendKind, kv_type: KvType) -> Box<dyn ModelRunner> {
-    match kv_type {
-        KvType::Auto => usual_runner(&fixture(name), backend),
-        kv_type => quantized(name, backend, kv_type),
-    }
-}
-
-fn quantized_caches_change_little(backend: BackendKind) {
-    for name in QUANTIZABLE {
-        let logits_of = |kv_type| {
-            let built = builder(&fixture(name), backend)
-                .with_exact(true)
-                .with_kv_type(kv_type)
-                .build_runner();
-            let mut r = built.unwrap_or_else(|e| panic!("{name}: {e}"));
-            last_logits(&mut *r, &prompt(2, 80))
-        };
-        let plain = logits_of(KvType::Auto);
-        let spread = plain.iter().fold(0.0f32, |most, x| most.max(x.abs()));
-        let off = |kv_type| max_difference(&logits_of(kv_type), &plain).0 / spread;
-        let (q8, q4) = (off(KvType::Q8), off(KvType::Q4));
-        println!("{name}: {q8} and {q4} of the largest logit");
-        assert!(q8 > 0.0 && q8 < 0.02, "{name}: {q8}");
-        assert!(q4 > q8 && q4 < 0.3, "{name}: {q4}");
-    }
-}
-
-fn a_cache_of_another_format_is_refused(backend: BackendKind) {
-    let name = "gemma3/mlx-4bit";
-    let kinds = [KvType::Auto, KvType::Q8, KvType::Q4];
-    let mut runners = kinds.map(|kind| quantized_or_not(name, backend, kind));
-    let exported = runners.each_mut().map(|r| {
-        let slot = r.open().unwrap();
-        step(&mut **r, slot, &prompt(1, 40), Want::Nothing);
-        r.export(slot).unwrap()
-    });
-    for (i, r) in runners.iter_mut().enumerate() {
-        for (j, bytes) in exported.iter().enumerate() {
-            let imported = r.import(bytes, 40);
-            if i == j {
-                assert_eq!(r.len(imported.unwrap()), 40);
-            } else {
-                let error = imported.unwrap_err().to_string();
-                assert!(error.contains("not kept as"), "{error}");
-            }
-        }
-    }
-}
-
-fn heads_that_are_no_whole_groups_are_refused(backend: BackendKind) {
-    let built = builder(&fixture("llama/mlx-4bit"), backend)
-        .with_kv_type(KvType::Q8)
-        .build_runner();
-    let error = built.err().unwrap().to_string();
-    assert!(
-        error.contains("heads of 16 elements") && error.contains("--kv-type auto"),
-        "{error}"
-    );
-}
-
 on_each_backend! {
     chunked => |b| each_model(b, chunked_is_whole);
     batched => |b| each_model(b, batched_is_solo);
@@ -559,8 +476,4 @@ on_each_backend! {
     hidden => |b| each_model(b, hidden_states_lead_to_the_logits);
     bytes => |b| each_model(b, bytes_are_foretold);
     sliding => |b| each_windowed(b, windows_slide);
-    smaller => quantized_caches_are_smaller;
-    close => quantized_caches_change_little;
-    foreign => a_cache_of_another_format_is_refused;
-    odd => heads_that_are_no_whole_groups_are_refused;
 }

@@ -164,7 +164,7 @@ impl<B: Backend> BatchCache<B> {
             index: layer,
             limit,
         })?;
-        let (keys, values, seen) = layer.append(backend, k, v)?;
+        let ((keys, values), seen) = layer.append(backend, k, v)?;
         let mask = match layer.starts.iter().any(|&start| start > seen) {
             true => {
                 let whole = (layer.starts.as_slice(), layer.capacity);
@@ -323,7 +323,7 @@ impl<B: Backend> BatchLayer<B> {
         backend: &B,
         k: &Kept<B::Tensor>,
         v: &Kept<B::Tensor>,
-    ) -> Result<(Kept<B::Tensor>, Kept<B::Tensor>, usize)> {
+    ) -> Result<(KeysValues<B::Tensor>, usize)> {
         self.reserve(backend, k.format())?;
         // The handles are moved out, so that a lazy backend may write in place.
         let Some((keys, values)) = self.keys_values.take() else {
@@ -342,7 +342,7 @@ impl<B: Backend> BatchLayer<B> {
             values.narrow(2, seen, self.end - seen)?,
         );
         self.keys_values = Some((keys, values));
-        Ok((views.0, views.1, seen))
+        Ok((views, seen))
     }
 }
 
