@@ -5,7 +5,9 @@ use biplane::{
     BackendKind, Device, EngineConfig, FinishReason, KvType, Model, ModelBuilder, ModelRunner,
     Request, Response, SamplingParams, Want,
 };
-use biplane_tests::{builder, fixture, last_logits, max_difference, on_each_backend, step};
+use biplane_tests::{
+    builder, fixture, last_logits, logits, max_difference, on_each_backend, real_model, step,
+};
 
 /// Heads of 32 elements; a window of 16 tokens in most layers.
 const WINDOWED: &str = "gemma3/mlx-4bit";
@@ -98,6 +100,48 @@ fn heads_that_are_no_whole_groups_are_refused(backend: BackendKind) {
         error.contains("heads of 16 elements") && error.contains("--kv-type auto"),
         "{error}"
     );
+}
+
+/// Real heads, of 64 and 256 elements: chunked is whole and a copy is its original, bit for bit, and 8
+/// bits choose the tokens that half precision chooses.
+#[test]
+fn real_models_on_candle() {
+    if !BackendKind::Candle.is_compiled() {
+        return;
+    }
+    for file in [
+        "smollm2-135m-instruct-q4_1.gguf",
+        "gemma-3-270m-q4_k_m.gguf",
+    ] {
+        let Some(path) = real_model(file) else {
+            continue;
+        };
+        let ids = prompt(1, 150);
+        let run = |kv_type| {
+            let built = builder(&path, BackendKind::Candle).with_kv_type(kv_type);
+            let mut r = built.build_runner().unwrap();
+            let r = &mut *r;
+            let whole = last_logits(r, &ids);
+            let slot = r.open().unwrap();
+            for part in ids[..149].chunks(40) {
+                step(r, slot, part, Want::Nothing);
+            }
+            let fork = r.fork(slot, 149).unwrap();
+            let bytes = r.export(slot).unwrap();
+            let read = r.import(&bytes, 149).unwrap();
+            for slot in [slot, fork, read] {
+                let last = logits(step(r, slot, &ids[149..], Want::LastLogits));
+                assert!(last == whole, "{file} {kv_type}");
+            }
+            whole
+        };
+        let [auto, q8, q4] = KINDS.map(run);
+        let best = |l: &[f32]| (0..l.len()).max_by(|&a, &b| l[a].total_cmp(&l[b]));
+        assert_eq!(best(&q8), best(&auto), "{file}");
+        let (off8, off4) = (max_difference(&q8, &auto).0, max_difference(&q4, &auto).0);
+        println!("{file}: {off8} and {off4}");
+        assert!(off8 > 0.0 && off8 < off4, "{file}: {off8} and {off4}");
+    }
 }
 
 /// Prompts of all lengths, some with a common beginning; greedy and seeded.
