@@ -5,7 +5,12 @@ use crate::{DType, Error, ReduceOp, Result, Shape, Tensor, UnaryOp};
 
 pub use crate::attention::{
     AttentionDims, attention_default as attention, attention_dims,
-    attention_each_default as attention_each, attention_each_dims,
+    attention_each_default as attention_each, attention_each_dims, attention_quantized_dims,
+};
+pub use crate::kept::{
+    attention_each_quantized_default as attention_each_quantized,
+    attention_quantized_default as attention_quantized, dequantize_kv_default as dequantize_kv,
+    quantize_kv_default as quantize_kv, quantize_kv_shape,
 };
 pub use crate::rope::rope_default as rope;
 

@@ -273,7 +273,10 @@ fn greet(app: &App, first: Option<Status>, url: &str, has_key: bool) {
             info.dtype.name(),
             model.threads(),
         ));
-        report::note(&format!("context  {} tokens", info.context_length));
+        report::note(&format!(
+            "context  {} tokens, keys and values as {}",
+            info.context_length, info.kv_format
+        ));
     }
     let all = app.models.list();
     let model = match &all[..] {
