@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Biplane beside llama.cpp on one GGUF file, alternating runs; prints medians and ratios as a table.
 
-    benches/beside_llama_cpp.py MODEL.gguf --biplane target/release/biplane --llama-bench PATH
+    benches/beside_llama_cpp.py MODEL.gguf --biplane target/release/biplane --python PYTHON
 
-llama-bench comes with llama.cpp; its sources are also in llama-cpp-python's source package on PyPI.
+PYTHON is one with llama-cpp-python, see llama_cpp_peer.py.
 """
 
 import argparse
 import json
+import pathlib
 import statistics
 import subprocess
 from collections import defaultdict
@@ -18,11 +19,10 @@ def output(*command):
 
 
 def llama(args, threads, prompt):
-    """Prompt tokens a second, and decoded tokens a second after a prompt."""
-    common = [args.llama_bench, "-m", args.model, "-t", str(threads), "-r", "1", "-o", "json"]
-    prefill = json.loads(output(*common, "-p", str(prompt), "-n", "0"))
-    decode = json.loads(output(*common, "-p", "0", "-n", str(args.generate), "-d", str(prompt)))
-    return prefill[0]["avg_ts"], decode[0]["avg_ts"]
+    """Prompt tokens a second, decoded tokens a second after a prompt, peak resident MiB."""
+    peer = pathlib.Path(__file__).with_name("llama_cpp_peer.py")
+    result = json.loads(output(args.python, peer, args.model, str(threads), str(prompt), str(args.generate)))
+    return result["prefill"], result["decode"], result["peak"]
 
 
 def biplane(args, threads, prompt):
@@ -34,14 +34,15 @@ def biplane(args, threads, prompt):
             "--generate", str(args.generate + 1),
         )
     )[0]
-    return result["prefill_tokens_per_second"], result["decode_tokens_per_second"]
+    speeds = (result[f"{what}_tokens_per_second"] for what in ("prefill", "decode"))
+    return *speeds, result["peak_memory_bytes"] / 2**20
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("--biplane", default="target/release/biplane")
-    parser.add_argument("--llama-bench", default="llama-bench")
+    parser.add_argument("--python", default="python3", help="one with llama-cpp-python")
     parser.add_argument("--prompts", type=int, nargs="+", default=[128, 512])
     parser.add_argument("--threads", type=int, nargs="+", default=[2, 1])
     parser.add_argument("--generate", type=int, default=48)
@@ -52,12 +53,12 @@ def main():
         for threads in args.threads:
             for prompt in args.prompts:
                 for name, measure in (("llama.cpp", llama), ("Biplane", biplane)):
-                    for what, value in zip(("prefill", "decode"), measure(args, threads, prompt)):
+                    for what, value in zip(("prefill", "decode", "peak MiB"), measure(args, threads, prompt)):
                         figures[threads, prompt, what, name].append(value)
-    print("| threads | prompt | | llama.cpp tok/s | Biplane tok/s | ratio |\n|---|---|---|---|---|---|")
+    print("| threads | prompt | | llama.cpp | Biplane | ratio |\n|---|---|---|---|---|---|")
     for threads in args.threads:
         for prompt in args.prompts:
-            for what in ("prefill", "decode"):
+            for what in ("prefill", "decode", "peak MiB"):
                 theirs, ours = (
                     statistics.median(figures[threads, prompt, what, name]) for name in ("llama.cpp", "Biplane")
                 )

@@ -12,6 +12,7 @@ fn biplane() -> Command {
         "BIPLANE_BACKEND",
         "BIPLANE_DEVICE",
         "BIPLANE_THREADS",
+        "BIPLANE_KV_TYPE",
     ] {
         command.env_remove(name);
     }
@@ -43,6 +44,7 @@ fn text_goes_to_stdout_and_figures_to_stderr() {
         let figures = String::from_utf8(output.stderr).unwrap();
         assert!(output.status.success(), "{figures}");
         assert!(output.stdout.len() > 1);
+        assert!(figures.starts_with("loading /"), "{figures}");
         for word in [
             backend.name(),
             "cpu",
@@ -103,10 +105,14 @@ fn a_piped_prompt_is_the_same_as_an_argument() {
 
 #[test]
 fn wrong_flags_are_explained() {
-    let cases: [(&[&str], &str); 8] = [
+    let cases: [(&[&str], &str); 11] = [
         (&["--backend", "tpu"], "candle and mlx"),
         (&["--device", "tpu"], "auto, cpu"),
         (&["--dtype", "int8"], "f16"),
+        (&["--kv-type", "q5"], "auto, q8 or q4"),
+        // Heads of 16 elements.
+        (&["--kv-type", "q8"], "--kv-type auto"),
+        (&["--kv-type", "q4", "--backend", "mlx"], "--kv-type auto"),
         (&["--temperature", "-1"], "temperature"),
         (&["--top-p", "2"], "top_p"),
         (&["--threads", "0"], "threads"),
@@ -130,6 +136,52 @@ fn wrong_flags_are_explained() {
             said.contains(word) && !said.contains("panicked"),
             "{args:?}: {said}"
         );
+    }
+    // What needs no model is said before one is looked for.
+    let output = biplane()
+        .args(["run", "-m", "/no/such/model.gguf", "--top-p", "2", "Hello"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.starts_with("error: top_p"), "{said}");
+}
+
+#[test]
+fn keys_and_values_can_be_kept_smaller() {
+    for backend in BackendKind::compiled() {
+        for kv_type in ["q8", "q4_0", "8"] {
+            let args = ["bench", "--json", "--backend", backend.name()];
+            let text = stdout(
+                biplane()
+                    .args(args)
+                    .args(["--prompt-tokens", "16", "--generate", "4"])
+                    .args(["--repeat", "1", "--kv-type", kv_type, "-m"])
+                    .arg(fixture("gemma3/mlx-4bit")),
+            );
+            let results: serde_json::Value = serde_json::from_str(&text).unwrap();
+            let kept = if kv_type == "q4_0" { "q4" } else { "q8" };
+            assert_eq!(results[0]["kv_format"], kept);
+        }
+        // The same context needs less: what does not fit as it is does in 4 bits.
+        let serves = |kv_type| {
+            let output = biplane()
+                .args(["run", "--raw", "-q", "-n", "1", "--backend", backend.name()])
+                .args(["--ctx", "1024", "--kv-memory", "500K"])
+                .args(["--kv-type", kv_type, "-m"])
+                .arg(fixture("stablelm-qkln/mlx-4bit"))
+                .arg("Alice")
+                .output()
+                .unwrap();
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(
+                output.status.success() || said.contains("--kv-type q8"),
+                "{said}"
+            );
+            output.status.success()
+        };
+        assert!(!serves("auto"));
+        assert!(serves("q8"));
     }
 }
 

@@ -19,6 +19,8 @@ mod limits;
 mod mcp;
 #[path = "server/models.rs"]
 mod models;
+#[path = "server/wire.rs"]
+mod wire;
 
 use std::{
     io::{BufRead, BufReader, Read, Write},

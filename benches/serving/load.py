@@ -11,7 +11,7 @@ import threading
 import time
 
 port, streams, tokens = (int(argument) for argument in sys.argv[1:4])
-model = sys.argv[4] if len(sys.argv) > 4 else "any"
+model = sys.argv[4] if len(sys.argv) > 4 else "default"
 animals = "cat dog horse whale eagle snake tiger shark mouse sheep camel otter crow toad moose hen".split()
 
 
@@ -29,7 +29,7 @@ def answer(i, seen):
     connection.request("POST", "/v1/completions", json.dumps(body), {"content-type": "application/json"})
     reply = connection.getresponse()
     if reply.status != 200:
-        sys.exit(f"{reply.status}: {reply.read()}")
+        raise RuntimeError(f"{reply.status}: {reply.read()}")
     for line in reply:
         if line.startswith(b"data:") and b"[DONE]" not in line and json.loads(line[5:]).get("choices"):
             seen[i].append(time.monotonic())

@@ -224,12 +224,11 @@ fn others_need_a_key() {
     let missing = program(&["serve", "--port", "0", "-m", "/no/such/model.gguf"])
         .output()
         .unwrap();
-    assert_eq!(
-        missing.status.code(),
-        Some(2),
-        "{}",
-        String::from_utf8_lossy(&missing.stderr)
-    );
+    let said = String::from_utf8_lossy(&missing.stderr);
+    assert_eq!(missing.status.code(), Some(2), "{said}");
+    // Once, and without a terminal's colours.
+    assert_eq!(said.matches("no such file").count(), 1, "{said}");
+    assert!(!said.contains('\x1b'), "{said:?}");
 }
 
 #[test]
@@ -244,6 +243,18 @@ fn it_answers_while_the_model_loads() {
     assert_eq!(health.json()["status"], "loading");
     assert!(health.head.contains("retry-after"));
     assert_eq!(chat.error(503)["code"], "loading");
+    for path in ["completions", "responses", "embeddings", "models/load"] {
+        let reply = server.post(&format!("/v1/{path}"), &json!({}));
+        assert_eq!(reply.error(503)["code"], "loading", "{path}");
+        assert!(reply.head.contains("retry-after: "), "{}", reply.head);
+    }
+    let reply = server.post("/v1/messages", &json!({}));
+    assert_eq!(reply.status, 503);
+    assert_eq!(reply.json()["error"]["type"], "overloaded_error");
+    assert!(reply.head.contains("retry-after: "), "{}", reply.head);
+    for path in ["/v1/models", "/ready"] {
+        assert_eq!(server.get(path).error(503)["code"], "loading", "{path}");
+    }
     assert!(server.get("/").body.contains("Biplane"));
 }
 

@@ -1,13 +1,15 @@
 //! Several models by name: loaded when they are asked for, unloaded when others need the room or nobody
 //! asks.
 
-use std::{io::Read, path::PathBuf};
+use std::io::Read;
 
 use biplane::BackendKind;
 use biplane_tests::on_each_backend;
 
 use super::*;
 
+#[path = "folders.rs"]
+mod folders;
 #[path = "rooms.rs"]
 mod rooms;
 
@@ -310,37 +312,6 @@ fn models_are_loaded_and_unloaded_by_hand() {
         server.get(&path).error(405);
     }
     assert_eq!(server.metric("model_loads_total"), 1.0);
-}
-
-#[test]
-fn folders_have_models() {
-    let folder = tempfile::tempdir().unwrap();
-    copied(
-        &fixture("gemma3/mlx-4bit"),
-        &folder.path().join("org/small"),
-    );
-    let file = fixture("llama/gguf/llama-q8_0.gguf");
-    std::fs::copy(file, folder.path().join("llama.gguf")).unwrap();
-    let server = start_any(&["--models-dir", path_of(folder.path())]);
-    server.wait_healthy();
-    let list = server.get("/v1/models").json();
-    let names = list["data"].as_array().unwrap().iter().map(|m| &m["id"]);
-    assert_eq!(names.collect::<Vec<_>>(), ["llama", "small"]);
-    assert_eq!(server.metric("model_loaded"), 0.0);
-    let (small, llama) = (server.text("small"), server.text("llama"));
-    assert_ne!(small, llama);
-    let entry = server.entry("llama");
-    let formats = entry["biplane"]["quantization"].as_str().unwrap();
-    assert!(formats.starts_with("Q8_0"), "{entry}");
-    let refused: PathBuf = folder.path().join("org/small/nothing");
-    std::fs::create_dir(&refused).unwrap();
-    let none = program(&["serve", "--port", "0", "--models-dir", path_of(&refused)]);
-    let out = { none }.output().unwrap();
-    let said = String::from_utf8_lossy(&out.stderr);
-    assert!(
-        !out.status.success() && said.contains("--models-dir"),
-        "{said}"
-    );
 }
 
 #[test]

@@ -118,7 +118,8 @@ pub fn usual_runner(path: &Path, backend: BackendKind) -> Box<dyn ModelRunner> {
     built.unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-fn builder(path: &Path, backend: BackendKind) -> ModelBuilder {
+/// A model's builder, for the processor.
+pub fn builder(path: &Path, backend: BackendKind) -> ModelBuilder {
     ModelBuilder::new(path.to_string_lossy())
         .with_backend(backend)
         .with_device(Device::Cpu) // the golden values are for f32

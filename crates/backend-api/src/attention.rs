@@ -1,4 +1,4 @@
-use crate::{DType, Error, Result, Shape, Tensor};
+use crate::{DType, Error, QuantizedKv, Result, Shape, Tensor};
 
 /// Which keys a query may see. Queries are the last positions of the keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,9 +51,29 @@ pub fn attention_dims<T: Tensor>(
     let op = "attention";
     crate::defaults::require_float(op, q)?;
     crate::defaults::same_float(op, k, v)?;
-    let [heads, q_len, head_dim] = q.shape().dims(op)?;
-    let [kv_heads, kv_len, k_dim] = k.shape().dims(op)?;
-    let fits = v.shape() == k.shape()
+    attention_dims_of(q.shape(), k.shape(), v.shape(), mask)
+}
+
+/// As [`attention_dims`], for quantized keys and values.
+///
+/// # Errors
+/// [`Error::DType`], [`Error::Rank`], [`Error::Shape`].
+pub fn attention_quantized_dims<T: Tensor>(
+    q: &T,
+    k: &QuantizedKv<T>,
+    v: &QuantizedKv<T>,
+    mask: AttentionMask,
+) -> Result<AttentionDims> {
+    let op = "attention";
+    crate::defaults::require_float(op, q)?;
+    attention_dims_of(q.shape(), k.shape(op)?, v.shape(op)?, mask)
+}
+
+fn attention_dims_of(q: Shape, k: Shape, v: Shape, mask: AttentionMask) -> Result<AttentionDims> {
+    let op = "attention";
+    let [heads, q_len, head_dim] = q.dims(op)?;
+    let [kv_heads, kv_len, k_dim] = k.dims(op)?;
+    let fits = v == k
         && k_dim == head_dim
         && kv_heads > 0
         && heads.is_multiple_of(kv_heads)
@@ -61,12 +81,8 @@ pub fn attention_dims<T: Tensor>(
         && head_dim > 0
         && mask != AttentionMask::SlidingWindow(0);
     if !fits {
-        let rhs = if v.shape() == k.shape() { k } else { v };
-        return Err(Error::Shape {
-            op,
-            lhs: q.shape(),
-            rhs: rhs.shape(),
-        });
+        let rhs = if v == k { k } else { v };
+        return Err(Error::Shape { op, lhs: q, rhs });
     }
     Ok(AttentionDims {
         heads,

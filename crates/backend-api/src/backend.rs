@@ -1,6 +1,6 @@
 use std::fmt::Debug;
 
-use crate::{DType, PackedMatrix, Result, Shape, Tensor, WeightMatrix};
+use crate::{DType, KvFormat, KvSpec, KvType, PackedMatrix, Result, Shape, Tensor, WeightMatrix};
 
 /// Where to compute.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -137,10 +137,21 @@ pub trait Backend: Clone + Debug + 'static {
         false
     }
 
-    /// The element type that keys and values are kept in where activations have `activations`: a
-    /// narrower one where that is faster and [`Backend::with_exact`] does not forbid it.
-    fn cache_dtype(&self, activations: DType) -> DType {
-        activations
+    /// How keys and values are kept where activations have `activations`. For [`KvType::Auto`] that is
+    /// an element type, a narrower one where that is faster and [`Backend::with_exact`] does not forbid
+    /// it.
+    ///
+    /// # Errors
+    /// [`crate::Error::Unsupported`] for a type that the backend does not keep on this device.
+    fn kv_format(&self, wanted: KvType, activations: DType) -> Result<KvFormat> {
+        Ok(match wanted.bits() {
+            None => KvFormat::Plain(activations),
+            Some(bits) => KvFormat::Quantized(KvSpec {
+                bits,
+                group_size: 32,
+                scales: DType::F16,
+            }),
+        })
     }
 
     /// What the allocator holds.

@@ -5,9 +5,14 @@ use crate::{Around, DType, Error, ReduceOp, Result, Shape, Tensor, UnaryOp, Weig
 
 pub use crate::attention::{
     AttentionDims, attention_default as attention, attention_dims,
-    attention_each_default as attention_each, attention_each_dims,
+    attention_each_default as attention_each, attention_each_dims, attention_quantized_dims,
 };
 pub use crate::decode::{DecodeDims, decode_attention_default as decode_attention, decode_dims};
+pub use crate::kept::{
+    attention_each_quantized_default as attention_each_quantized,
+    attention_quantized_default as attention_quantized, dequantize_kv_default as dequantize_kv,
+    quantize_kv_default as quantize_kv, quantize_kv_shape,
+};
 pub use crate::rope::rope_default as rope;
 
 /// A product and what comes before and after it, one by one.

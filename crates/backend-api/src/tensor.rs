@@ -1,8 +1,8 @@
 use std::fmt::Debug;
 
 use crate::{
-    AttentionMask, BinaryOp, DType, Decode, Error, ReduceOp, Result, RopeAngles, Shape, UnaryOp,
-    defaults,
+    AttentionMask, BinaryOp, DType, Decode, Error, KvSpec, QuantizedKv, ReduceOp, Result,
+    RopeAngles, Shape, UnaryOp, defaults,
 };
 
 /// An array on a device: about twenty required primitives, and fused operations with defaults.
@@ -193,6 +193,52 @@ pub trait Tensor: Clone + Debug + Send + 'static {
         with: &Decode<'_, Self>,
     ) -> Result<(Self, (Self, Self))> {
         defaults::decode_attention(self, caches, with)
+    }
+
+    /// Keys or values `[.., head_dim]` in codes, each value off by one and a half steps of its group, and by
+    /// what the scales' type rounds away, at most. What a row becomes depends on that row alone.
+    ///
+    /// # Errors
+    /// [`Error::DType`] unless floating-point, [`Error::Shape`] when the last axis is no whole groups,
+    /// [`Error::OutOfRange`] for a width of codes that is not 4 or 8.
+    fn quantize_kv(&self, spec: KvSpec) -> Result<QuantizedKv<Self>> {
+        defaults::quantize_kv(self, spec)
+    }
+
+    /// The values of codes, `[.., head_dim]`.
+    ///
+    /// # Errors
+    /// [`Error::DType`], [`Error::Rank`], [`Error::Shape`] for parts that do not fit each other.
+    fn dequantize_kv(kept: &QuantizedKv<Self>, dtype: DType) -> Result<Self> {
+        defaults::dequantize_kv(kept, dtype)
+    }
+
+    /// [`Tensor::attention`] over the values of codes.
+    ///
+    /// # Errors
+    /// As [`Tensor::attention`] and [`Tensor::dequantize_kv`].
+    fn attention_quantized(
+        &self,
+        k: &QuantizedKv<Self>,
+        v: &QuantizedKv<Self>,
+        mask: AttentionMask,
+        scale: f32,
+    ) -> Result<Self> {
+        defaults::attention_quantized(self, k, v, mask, scale)
+    }
+
+    /// [`Tensor::attention_each`] over the values of codes.
+    ///
+    /// # Errors
+    /// As [`Tensor::attention_each`] and [`Tensor::dequantize_kv`].
+    fn attention_each_quantized(
+        &self,
+        k: &QuantizedKv<Self>,
+        v: &QuantizedKv<Self>,
+        mask: Option<&Self>,
+        scale: f32,
+    ) -> Result<Self> {
+        defaults::attention_each_quantized(self, k, v, mask, scale)
     }
 
     /// `silu(self) * up`, where `silu(x) = x / (1 + e^-x)` (SwiGLU, Shazeer 2020).

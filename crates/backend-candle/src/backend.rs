@@ -1,6 +1,8 @@
 //! Opening a device and bringing bytes to it.
 
-use biplane_backend::{Backend, DType, Device, Error, PackedMatrix, Result, Shape};
+use biplane_backend::{
+    Backend, DType, Device, Error, KvFormat, KvSpec, KvType, PackedMatrix, Result, Shape,
+};
 use candle_core::utils::{cuda_is_available, metal_is_available};
 
 use crate::{
@@ -117,11 +119,27 @@ impl Backend for CandleBackend {
     }
 
     /// A decode step's attention takes as long as its keys and values take to come from memory.
-    fn cache_dtype(&self, activations: DType) -> DType {
-        match (self.inner.is_cpu(), self.arithmetic, activations) {
-            (true, Arithmetic::Rounded, DType::F32) => DType::F16,
-            _ => activations,
+    fn kv_format(&self, wanted: KvType, activations: DType) -> Result<KvFormat> {
+        let Some(bits) = wanted.bits() else {
+            return Ok(KvFormat::Plain(
+                match (self.inner.is_cpu(), self.arithmetic, activations) {
+                    (true, Arithmetic::Rounded, DType::F32) => DType::F16,
+                    _ => activations,
+                },
+            ));
+        };
+        if !self.inner.is_cpu() {
+            return Err(Error::Unsupported {
+                backend: NAME,
+                what: format!("keep keys and values in {bits} bits on {}", self.device),
+                instead: "leave them as they are (--kv-type auto), or use mlx or the cpu".into(),
+            });
         }
+        Ok(KvFormat::Quantized(KvSpec {
+            bits,
+            group_size: 32,
+            scales: DType::F16,
+        }))
     }
 
     fn load_matrix(&self, packed: &PackedMatrix<'_>, activations: DType) -> Result<CandleMatrix> {

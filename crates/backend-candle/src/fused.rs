@@ -1,6 +1,8 @@
 //! The fused operations on the processor: our kernels over candle's `f32` storage. Callers have
 //! checked shapes, and that every operand is `F32` on the processor.
 
+mod quantized;
+
 use std::marker::PhantomData;
 use std::ops::{Deref, Range};
 
@@ -9,6 +11,8 @@ use biplane_backend::{
 };
 use candle_core::{CpuStorage, Device, Storage, StorageRef, Tensor as Inner};
 use half::{f16, slice::HalfFloatSliceExt};
+
+pub(crate) use quantized::{attention_quantized, codes_serve, quantize_kv};
 
 use crate::{
     CandleTensor, NAME,
@@ -128,26 +132,29 @@ pub(crate) fn attention(
     ];
     let q_floats = Floats::from_start(op, &q)?;
     let (k_kept, v_kept) = (KeptFloats::of(op, &k)?, KeptFloats::of(op, &v)?);
-    let shape = AttentionShape {
-        heads: dims.heads,
-        kv_heads: dims.kv_heads,
-        q_len: dims.q_len,
-        kv_len: dims.kv_len,
-        head_dim: dims.head_dim,
-    };
     let by_token = Shape::from([dims.q_len, dims.heads, dims.head_dim]);
     output(op, by_token, |out| {
         cpu::attention(
             strided(&q_floats, &q, [0, 1]),
             k_kept.strided(&k),
             v_kept.strided(&v),
-            shape,
+            attention_shape(dims),
             mask,
             scale,
             out,
         );
     })?
     .swap_axes(0, 1)
+}
+
+fn attention_shape(dims: AttentionDims) -> AttentionShape {
+    AttentionShape {
+        heads: dims.heads,
+        kv_heads: dims.kv_heads,
+        q_len: dims.q_len,
+        kv_len: dims.kv_len,
+        head_dim: dims.head_dim,
+    }
 }
 
 /// A tensor of the nearest `f16` values.
@@ -218,6 +225,15 @@ impl Element for f32 {
     fn of(storage: &CpuStorage) -> Option<&[f32]> {
         match storage {
             CpuStorage::F32(v) => Some(v),
+            _ => None,
+        }
+    }
+}
+
+impl Element for u8 {
+    fn of(storage: &CpuStorage) -> Option<&[u8]> {
+        match storage {
+            CpuStorage::U8(v) => Some(v),
             _ => None,
         }
     }

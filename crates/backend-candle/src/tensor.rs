@@ -3,7 +3,8 @@
 use std::fmt;
 
 use biplane_backend::{
-    AttentionMask, BinaryOp, DType, ReduceOp, Result, RopeAngles, Shape, Tensor, UnaryOp, defaults,
+    AttentionMask, BinaryOp, DType, KvSpec, QuantizedKv, ReduceOp, Result, RopeAngles, Shape,
+    Tensor, UnaryOp, defaults,
 };
 use candle_core::Tensor as Inner;
 
@@ -166,6 +167,33 @@ impl Tensor for CandleTensor {
             fused::attention(self, k, v, dims, mask, scale)
         } else {
             defaults::attention(self, k, v, mask, scale)
+        }
+    }
+
+    fn quantize_kv(&self, spec: KvSpec) -> Result<QuantizedKv<Self>> {
+        let shape = defaults::quantize_kv_shape(self, spec)?;
+        if self.is_cpu_f32() && fused::codes_serve(spec) {
+            fused::quantize_kv(self, shape, spec)
+        } else {
+            defaults::quantize_kv(self, spec)
+        }
+    }
+
+    fn attention_quantized(
+        &self,
+        k: &QuantizedKv<Self>,
+        v: &QuantizedKv<Self>,
+        mask: AttentionMask,
+        scale: f32,
+    ) -> Result<Self> {
+        let dims = defaults::attention_quantized_dims(self, k, v, mask)?;
+        let serve = |kept: &QuantizedKv<Self>| {
+            fused::codes_serve(kept.spec) && kept.codes.inner.device().is_cpu()
+        };
+        if self.is_cpu_f32() && serve(k) && serve(v) {
+            fused::attention_quantized(self, k, v, dims, mask, scale)
+        } else {
+            defaults::attention_quantized(self, k, v, mask, scale)
         }
     }
 

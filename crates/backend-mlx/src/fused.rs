@@ -303,6 +303,8 @@ pub(crate) fn top_k(x: &MlxTensor, k: usize) -> Result<(MlxTensor, MlxTensor)> {
         });
     }
     let axis = x.shape().rank() - 1;
+    // MLX's CUDA sort mixes up rows whose outer axes are swapped.
+    let x = &x.derive(op, x.shape(), x.dtype(), |_| x.array().contiguous())?;
     let order = x
         .derive(op, x.shape(), DType::U32, |_| {
             mlx::argsort_axis(x.array().negative()?, -1)

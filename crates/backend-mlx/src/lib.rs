@@ -17,6 +17,7 @@ mod cuda;
 mod device;
 mod error;
 mod fused;
+mod kv;
 mod layout;
 mod matrix;
 mod ops;
@@ -26,7 +27,9 @@ mod tensor;
 pub use matrix::MlxMatrix;
 pub use tensor::MlxTensor;
 
-use biplane_backend::{Backend, DType, Device, MemoryStats, PackedMatrix, Result, Shape};
+use biplane_backend::{
+    Backend, DType, Device, KvFormat, KvSpec, KvType, MemoryStats, PackedMatrix, Result, Shape,
+};
 use mlx_rs::{memory, transforms};
 
 use crate::error::{NAME, failed};
@@ -81,6 +84,22 @@ impl Backend for MlxBackend {
 
     fn prefers_batches(&self) -> bool {
         true
+    }
+
+    /// Scales in a half precision, the activations' where they have one: MLX computes in the wider type of
+    /// its operands.
+    fn kv_format(&self, wanted: KvType, activations: DType) -> Result<KvFormat> {
+        Ok(match wanted.bits() {
+            None => KvFormat::Plain(activations),
+            Some(bits) => KvFormat::Quantized(KvSpec {
+                bits,
+                group_size: 32,
+                scales: match activations {
+                    DType::BF16 => DType::BF16,
+                    _ => DType::F16,
+                },
+            }),
+        })
     }
 
     /// Of the whole process, on every device.

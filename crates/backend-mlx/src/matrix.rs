@@ -2,7 +2,7 @@
 
 use biplane_backend::defaults::require_float;
 use biplane_backend::{
-    AffineSpec, Around, DType, Error, Result, Shape, Tensor, WeightMatrix, defaults,
+    AffineSpec, Around, DType, Device, Error, Result, Shape, Tensor, WeightMatrix, defaults,
 };
 use mlx_rs::{Array, ops as mlx};
 
@@ -99,6 +99,16 @@ impl WeightMatrix for MlxMatrix {
                     cuda::product(x2, form, numel / cols, rows, &Around::default())?
                 }
                 Form::Dense(w) => x2.matmul(w.array().transpose()?)?,
+                Form::Affine(a) if a.needs_too_much_shared(x, numel / cols) => {
+                    let values = mlx::dequantize(
+                        a.codes.array(),
+                        a.scales.array(),
+                        a.biases.array(),
+                        a.spec.group_size as i32,
+                        i32::from(a.spec.bits),
+                    )?;
+                    x2.matmul(values.transpose()?)?
+                }
                 Form::Affine(a) => mlx::quantized_matmul(
                     x2,
                     a.codes.array(),
@@ -246,6 +256,13 @@ impl Affine {
     /// Elements of a row.
     pub(crate) fn columns(&self) -> usize {
         self.scales.shape().last("columns").unwrap_or_default() * self.spec.group_size
+    }
+
+    /// Whether MLX's CUDA kernel for `rows` rows `x` asks for more shared memory than MLX allows it: its
+    /// tiles of 64 rows by a group of 128 in `f32` take 64 KiB.
+    fn needs_too_much_shared(&self, x: &MlxTensor, rows: usize) -> bool {
+        let wide = x.dtype() == DType::F32 && self.spec.group_size > 64;
+        wide && rows > 32 && matches!(x.device(), Device::Cuda(_))
     }
 
     fn take_rows(&self, ids: &MlxTensor) -> Result<Self> {

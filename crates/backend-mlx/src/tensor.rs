@@ -3,8 +3,8 @@
 use std::fmt;
 
 use biplane_backend::{
-    AttentionMask, BinaryOp, DType, Decode, Device, Error, ReduceOp, Result, RopeAngles, Shape,
-    Tensor, UnaryOp,
+    AttentionMask, BinaryOp, DType, Decode, Device, Error, KvSpec, QuantizedKv, ReduceOp, Result,
+    RopeAngles, Shape, Tensor, UnaryOp,
 };
 use half::{bf16, f16};
 use mlx_rs::error::{AsSliceError, Exception};
@@ -12,7 +12,7 @@ use mlx_rs::{Array, ArrayElement, Dtype};
 
 use crate::alloc::{self, Dims};
 use crate::error::failed;
-use crate::{fused, layout, ops};
+use crate::{fused, kv, layout, ops};
 
 /// An array on MLX's device, perhaps not computed yet.
 ///
@@ -316,6 +316,34 @@ impl Tensor for MlxTensor {
         with: &Decode<'_, Self>,
     ) -> Result<(Self, (Self, Self))> {
         fused::decode_attention(self, caches, with)
+    }
+
+    fn quantize_kv(&self, spec: KvSpec) -> Result<QuantizedKv<Self>> {
+        kv::quantize(self, spec)
+    }
+
+    fn dequantize_kv(kept: &QuantizedKv<Self>, dtype: DType) -> Result<Self> {
+        kv::dequantize(kept, dtype)
+    }
+
+    fn attention_quantized(
+        &self,
+        k: &QuantizedKv<Self>,
+        v: &QuantizedKv<Self>,
+        mask: AttentionMask,
+        scale: f32,
+    ) -> Result<Self> {
+        kv::attention(self, k, v, mask, scale)
+    }
+
+    fn attention_each_quantized(
+        &self,
+        k: &QuantizedKv<Self>,
+        v: &QuantizedKv<Self>,
+        mask: Option<&Self>,
+        scale: f32,
+    ) -> Result<Self> {
+        kv::attention_each(self, k, v, mask, scale)
     }
 
     fn silu_mul(&self, up: &Self) -> Result<Self> {

@@ -2,7 +2,7 @@
 
 use std::{str::FromStr, sync::Arc};
 
-use biplane_backend::{Backend, DType, Device};
+use biplane_backend::{Backend, DType, Device, KvType};
 use biplane_models::{Isq, LoadRequest, ModelRunner, checkpoint::Opened};
 
 use crate::{Error, Result, memory};
@@ -97,6 +97,7 @@ pub(crate) struct RunnerSpec {
     pub backend: BackendKind,
     pub device: Device,
     pub dtype: Option<DType>,
+    pub kv_type: KvType,
     pub context_length: Option<usize>,
     pub isq: Isq,
     pub eager: bool,
@@ -148,6 +149,8 @@ pub fn kernels() -> Option<Kernels> {
 #[cfg_attr(not(any(feature = "candle", feature = "mlx")), allow(dead_code))]
 fn load_on<B: Backend>(spec: &RunnerSpec) -> Result<Box<dyn ModelRunner>> {
     let backend = B::new(spec.device)?.with_exact(spec.exact);
+    // Before anything is read.
+    backend.kv_format(spec.kv_type, spec.dtype.unwrap_or(DType::F32))?;
     if backend.device().is_cpu() {
         memory::check_weights(spec)?;
     }
@@ -172,6 +175,7 @@ fn load_on<B: Backend>(spec: &RunnerSpec) -> Result<Box<dyn ModelRunner>> {
         &LoadRequest {
             backend: &backend,
             dtype: spec.dtype,
+            kv_type: spec.kv_type,
             context_length: spec.context_length,
             isq: spec.isq.clone(),
             eager: spec.eager,

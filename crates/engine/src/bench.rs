@@ -28,6 +28,9 @@ pub struct BenchResult {
     pub device: String,
     /// Element type of activations.
     pub dtype: String,
+    /// How keys and values are kept.
+    #[serde(default)]
+    pub kv_format: String,
     /// Threads that compute.
     pub threads: usize,
     /// Tokens of the prompt.
@@ -103,6 +106,7 @@ pub fn bench(builder: ModelBuilder, settings: &BenchSettings) -> Result<BenchRes
         backend: info.backend.to_owned(),
         device: info.device.to_string(),
         dtype: info.dtype.to_string(),
+        kv_format: info.kv_format.to_string(),
         threads: model.threads(),
         prompt_tokens: settings.prompt_tokens,
         generated_tokens: settings.generate,

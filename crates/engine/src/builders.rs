@@ -3,7 +3,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use biplane_backend::{DType, Device};
+use biplane_backend::{DType, Device, KvType};
 use biplane_models::{IsqOverride, IsqType};
 
 use crate::{
@@ -42,6 +42,11 @@ macro_rules! builder {
             /// As [`ModelBuilder::with_dtype`].
             pub fn with_dtype(self, dtype: DType) -> Self {
                 self.with(|b| b.with_dtype(dtype))
+            }
+
+            /// As [`ModelBuilder::with_kv_type`].
+            pub fn with_kv_type(self, kv_type: KvType) -> Self {
+                self.with(|b| b.with_kv_type(kv_type))
             }
 
             /// As [`ModelBuilder::with_context_length`].

@@ -42,7 +42,7 @@ pub mod tokenizer;
 pub mod tools;
 
 pub use backends::{BackendKind, Kernels, kernels, set_threads, threads};
-pub use biplane_backend::{DType, Device, Error as BackendError};
+pub use biplane_backend::{DType, Device, Error as BackendError, KvFormat, KvType};
 pub use biplane_models::{
     Converted, Error as ModelError, Isq, IsqOverride, IsqType, ModelInfo, ModelRunner,
     OutputFormat, SlotId, SpanOutput, SpanPlan, StepPlan, Want,

@@ -70,7 +70,7 @@ pub(crate) fn check_context(
         format!("keys and values of {context} tokens"),
         info.kv_bytes(context, chunk) as u64,
         Some(budget as u64),
-        "take a shorter context (--ctx), or allow more (--kv-memory)",
+        "take a shorter context (--ctx), keep keys and values smaller (--kv-type q8), or allow more (--kv-memory)",
     )
 }
 

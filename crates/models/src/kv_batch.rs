@@ -6,11 +6,11 @@
 
 mod mask;
 
-use biplane_backend::{Backend, DType, Decode, Error, Result, Tensor};
+use biplane_backend::{Backend, Decode, Error, Kept, KvFormat, Result, Tensor};
 
 use self::mask::Masks;
 use crate::{
-    kv_cache::{BLOCK, CacheSpec, LayerCache, SequenceCache},
+    kv_cache::{BLOCK, CacheSpec, KeysValues, LayerCache, SequenceCache, lost, plain},
     runner::SlotId,
 };
 
@@ -32,7 +32,7 @@ pub(crate) struct BatchCache<B: Backend> {
 #[derive(Debug)]
 struct BatchLayer<B: Backend> {
     spec: CacheSpec,
-    keys_values: Option<(B::Tensor, B::Tensor)>,
+    keys_values: Option<KeysValues<B::Tensor>>,
     /// Where each row's first token lies.
     starts: Vec<usize>,
     /// Where the next tokens go.
@@ -65,7 +65,7 @@ impl<B: Backend> BatchCache<B> {
     /// Only what the backend reports; what `joining` held is lost then.
     pub fn new(
         backend: &B,
-        dtype: DType,
+        format: KvFormat,
         old: Option<(Self, &[usize])>,
         joining: &mut [(SlotId, &mut SequenceCache<B>)],
     ) -> Result<Self> {
@@ -89,7 +89,7 @@ impl<B: Backend> BatchCache<B> {
                 .collect();
             layers.push(BatchLayer::new(
                 backend,
-                dtype,
+                format,
                 old_layers.next(),
                 kept,
                 own,
@@ -128,7 +128,7 @@ impl<B: Backend> BatchCache<B> {
     pub fn give_back(
         &self,
         backend: &B,
-        dtype: DType,
+        format: KvFormat,
         row: usize,
         cache: &mut SequenceCache<B>,
     ) -> Result<()> {
@@ -137,8 +137,8 @@ impl<B: Backend> BatchCache<B> {
             *own = LayerCache::new(layer.spec);
             own.first = first;
             if let (Some((keys, values)), true) = (&layer.keys_values, held > 0) {
-                let view = |t: &B::Tensor| layer.row(t, row, held);
-                own.reserve(backend, held, dtype)?;
+                let view = |t: &Kept<B::Tensor>| layer.row(t, row, held);
+                own.reserve(backend, held, format)?;
                 own.append(backend, &view(keys)?, &view(values)?)?;
             }
         }
@@ -154,7 +154,8 @@ impl<B: Backend> BatchCache<B> {
         &mut self,
         backend: &B,
         layer: usize,
-        [q, k, v]: [&B::Tensor; 3],
+        q: &B::Tensor,
+        [k, v]: [&Kept<B::Tensor>; 2],
         scale: f32,
     ) -> Result<B::Tensor> {
         let limit = self.layers.len();
@@ -163,7 +164,7 @@ impl<B: Backend> BatchCache<B> {
             index: layer,
             limit,
         })?;
-        let (keys, values, seen) = layer.append(backend, k, v)?;
+        let ((keys, values), seen) = layer.append(backend, k, v)?;
         let mask = match layer.starts.iter().any(|&start| start > seen) {
             true => {
                 let whole = (layer.starts.as_slice(), layer.capacity);
@@ -172,7 +173,7 @@ impl<B: Backend> BatchCache<B> {
             }
             false => None,
         };
-        q.attention_each(&keys, &values, mask.as_ref(), scale)
+        keys.attention_each(q, &values, mask.as_ref(), scale)
     }
 
     /// Appends one token of every row, out of its projections, and attends:
@@ -193,10 +194,8 @@ impl<B: Backend> BatchCache<B> {
             index: layer,
             limit,
         })?;
-        layer.reserve(backend, qkv.dtype())?;
-        let Some(caches) = layer.keys_values.take() else {
-            return Err(lost::<B>());
-        };
+        layer.reserve(backend, KvFormat::Plain(qkv.dtype()))?;
+        let caches = plain(layer.keys_values.take()).ok_or_else(lost::<B>)?;
         with.end = layer.end;
         layer.end += 1;
         let window = layer.spec.window;
@@ -214,7 +213,7 @@ impl<B: Backend> BatchCache<B> {
             ..with
         };
         let (y, caches) = qkv.decode_attention(caches, &with)?;
-        layer.keys_values = Some(caches);
+        layer.keys_values = Some((Kept::Plain(caches.0), Kept::Plain(caches.1)));
         Ok(y)
     }
 
@@ -237,22 +236,14 @@ impl<B: Backend> BatchCache<B> {
         self.layers
             .iter()
             .filter_map(|l| l.keys_values.as_ref())
-            .flat_map(|(k, v)| [k, v])
-    }
-}
-
-fn lost<B: Backend>() -> Error {
-    Error::Backend {
-        backend: B::NAME,
-        op: "kv cache",
-        message: "lost in an earlier error".into(),
+            .flat_map(|(k, v)| k.parts().chain(v.parts()))
     }
 }
 
 impl<B: Backend> BatchLayer<B> {
     fn new(
         backend: &B,
-        dtype: DType,
+        format: KvFormat,
         old: Option<Self>,
         kept: &[usize],
         joining: Vec<&mut LayerCache<B>>,
@@ -271,15 +262,16 @@ impl<B: Backend> BatchLayer<B> {
         held.extend(joining.iter().map(|own| own.held));
         let end = held.iter().copied().max().unwrap_or_default();
         let capacity = spec.room(end);
-        let zeros = |rows, len| backend.zeros([rows, spec.kv_heads, len, spec.head_dim], dtype);
-        let padded = |view: B::Tensor, rows: usize, len: usize| {
-            let (before, after) = (zeros(rows, end - len)?, zeros(rows, capacity - end)?);
-            let parts: [&B::Tensor; 3] = [&before, &view, &after];
-            let parts: Vec<_> = parts
-                .into_iter()
-                .filter(|t| t.shape().numel() > 0)
-                .collect();
-            B::Tensor::concat(&parts, 2)
+        let zeros =
+            |rows, len| Kept::zeros(backend, &[rows, spec.kv_heads, len], spec.head_dim, format);
+        let padded = |view: Kept<B::Tensor>, rows: usize, len: usize| {
+            let before = (end > len).then(|| zeros(rows, end - len)).transpose()?;
+            let after = (capacity > end)
+                .then(|| zeros(rows, capacity - end))
+                .transpose()?;
+            let view = (len > 0).then_some(&view);
+            let parts = [before.as_ref(), view, after.as_ref()];
+            Kept::concat(&parts.into_iter().flatten().collect::<Vec<_>>(), 2)
         };
         let (mut keys, mut values) = (Vec::new(), Vec::new());
         if let (Some(mut old), false) = (old, kept.is_empty()) {
@@ -288,7 +280,7 @@ impl<B: Backend> BatchLayer<B> {
             let Some((k, v)) = old.keys_values.take() else {
                 return Err(lost::<B>());
             };
-            let rows = |t: &B::Tensor| {
+            let rows = |t: &Kept<B::Tensor>| {
                 let part = match kept.len() == old.starts.len() {
                     true => t.clone(),
                     false => take_rows(backend, t, kept)?,
@@ -304,16 +296,16 @@ impl<B: Backend> BatchLayer<B> {
                 values.push(zeros(1, capacity)?);
                 continue;
             };
-            let row = |t: B::Tensor| {
-                let view = t.reshape([1, spec.kv_heads, own.held, spec.head_dim])?;
+            let row = |t: Kept<B::Tensor>| {
+                let view = t.reshape_leading(&[1, spec.kv_heads, own.held])?;
                 padded(view, 1, own.held)
             };
             keys.push(row(k)?);
             values.push(row(v)?);
         }
-        let join = |rows: Vec<B::Tensor>| match rows.as_slice() {
+        let join = |rows: Vec<Kept<B::Tensor>>| match rows.as_slice() {
             [one] => Ok(one.clone()),
-            many => B::Tensor::concat(&many.iter().collect::<Vec<_>>(), 0),
+            many => Kept::concat(&many.iter().collect::<Vec<_>>(), 0),
         };
         Ok(BatchLayer {
             spec,
@@ -325,14 +317,14 @@ impl<B: Backend> BatchLayer<B> {
     }
 
     /// The last `held` tokens of a row, `[kv_heads, held, head_dim]`.
-    fn row(&self, t: &B::Tensor, row: usize, held: usize) -> Result<B::Tensor> {
+    fn row(&self, t: &Kept<B::Tensor>, row: usize, held: usize) -> Result<Kept<B::Tensor>> {
         t.narrow(0, row, 1)?
             .narrow(2, self.end - held, held)?
-            .reshape([self.spec.kv_heads, held, self.spec.head_dim])
+            .reshape_leading(&[self.spec.kv_heads, held])
     }
 
     /// Makes room for one more token of every row, keeping what it sees.
-    fn reserve(&mut self, backend: &B, dtype: DType) -> Result<()> {
+    fn reserve(&mut self, backend: &B, format: KvFormat) -> Result<()> {
         if self.end < self.capacity {
             return Ok(());
         }
@@ -343,10 +335,10 @@ impl<B: Backend> BatchLayer<B> {
         let CacheSpec {
             kv_heads, head_dim, ..
         } = self.spec;
-        let shape = [self.starts.len(), kv_heads, capacity, head_dim];
+        let leading = [self.starts.len(), kv_heads, capacity];
         let gone = self.end - keep;
-        let moved = |old: B::Tensor| {
-            let new = backend.zeros(shape, dtype)?;
+        let moved = |old: Kept<B::Tensor>| {
+            let new = Kept::zeros(backend, &leading, head_dim, format)?;
             new.write_slice(2, 0, &old.narrow(2, gone, keep)?)
         };
         self.keys_values = Some((moved(keys)?, moved(values)?));
@@ -362,22 +354,20 @@ impl<B: Backend> BatchLayer<B> {
     fn append(
         &mut self,
         backend: &B,
-        k: &B::Tensor,
-        v: &B::Tensor,
-    ) -> Result<(B::Tensor, B::Tensor, usize)> {
-        self.reserve(backend, k.dtype())?;
+        k: &Kept<B::Tensor>,
+        v: &Kept<B::Tensor>,
+    ) -> Result<(KeysValues<B::Tensor>, usize)> {
+        self.reserve(backend, k.format())?;
         // The handles are moved out, so that a lazy backend may write in place.
         let Some((keys, values)) = self.keys_values.take() else {
             return Err(lost::<B>());
         };
         let CacheSpec {
-            kv_heads,
-            head_dim,
-            window,
+            kv_heads, window, ..
         } = self.spec;
-        let new = [self.starts.len(), kv_heads, 1, head_dim];
-        let keys = keys.write_slice(2, self.end, &k.reshape(new)?)?;
-        let values = values.write_slice(2, self.end, &v.reshape(new)?)?;
+        let new = [self.starts.len(), kv_heads, 1];
+        let keys = keys.write_slice(2, self.end, &k.reshape_leading(&new)?)?;
+        let values = values.write_slice(2, self.end, &v.reshape_leading(&new)?)?;
         self.end += 1;
         let seen = window.map_or(0, |window| self.end.saturating_sub(window));
         let views = (
@@ -385,17 +375,18 @@ impl<B: Backend> BatchLayer<B> {
             values.narrow(2, seen, self.end - seen)?,
         );
         self.keys_values = Some((keys, values));
-        Ok((views.0, views.1, seen))
+        Ok((views, seen))
     }
 }
 
 /// Some rows of `[rows, kv_heads, capacity, head_dim]`.
-fn take_rows<B: Backend>(backend: &B, t: &B::Tensor, rows: &[usize]) -> Result<B::Tensor> {
-    let [n, heads, capacity, d] = t.shape().dims("kv cache")?;
+fn take_rows<B: Backend>(
+    backend: &B,
+    t: &Kept<B::Tensor>,
+    rows: &[usize],
+) -> Result<Kept<B::Tensor>> {
     let ids: Vec<u32> = rows.iter().map(|&row| row as u32).collect();
-    t.reshape([n, heads * capacity * d])?
-        .take_rows(&backend.from_u32s(&ids, [ids.len()])?)?
-        .reshape([rows.len(), heads, capacity, d])
+    t.take_first(&backend.from_u32s(&ids, [ids.len()])?)
 }
 
 #[cfg(test)]

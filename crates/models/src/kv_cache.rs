@@ -4,7 +4,9 @@
 //! does not grow with the sequence. Tokens lie in order, the oldest first; when the buffer is full,
 //! those that are still needed move to the front of a new one.
 
-use biplane_backend::{AttentionMask, Backend, DType, Decode, Result, Tensor};
+use biplane_backend::{
+    AttentionMask, Backend, DType, Decode, Error, Kept, KvFormat, Result, Tensor,
+};
 
 /// Tokens by which a layer's cache grows: few enough to waste little, many enough to copy seldom.
 pub(crate) const BLOCK: usize = 256;
@@ -24,18 +26,18 @@ pub struct CacheSpec {
 }
 
 impl CacheSpec {
-    /// Bytes of one token's keys and values in elements of `dtype`.
-    pub fn bytes_per_token(&self, dtype: DType) -> usize {
-        2 * self.kv_heads * self.head_dim * dtype.size()
+    /// Bytes of one token's keys and values in a format.
+    pub fn bytes_per_token(&self, format: KvFormat) -> usize {
+        2 * self.kv_heads * format.row_bytes(self.head_dim)
     }
 
     /// Most bytes for a sequence of `tokens` that grows by at most `chunk` a step.
-    pub fn bytes(&self, tokens: usize, chunk: usize, dtype: DType) -> usize {
+    pub fn bytes(&self, tokens: usize, chunk: usize, format: KvFormat) -> usize {
         let held = match self.kept() {
             Some(kept) => tokens.min(kept + chunk + slack(kept)),
             None => tokens,
         };
-        held.next_multiple_of(BLOCK) * self.bytes_per_token(dtype)
+        held.next_multiple_of(BLOCK) * self.bytes_per_token(format)
     }
 
     /// What a token of this layer sees.
@@ -81,12 +83,32 @@ fn slack(kept: usize) -> usize {
     BLOCK.max(kept / 4)
 }
 
+/// Keys and values.
+pub(crate) type KeysValues<T> = (Kept<T>, Kept<T>);
+
+/// Keys and values that are kept as they are.
+pub(crate) fn plain<T: Tensor>(kept: Option<KeysValues<T>>) -> Option<(T, T)> {
+    match kept {
+        Some((Kept::Plain(keys), Kept::Plain(values))) => Some((keys, values)),
+        _ => None,
+    }
+}
+
+/// What an earlier error has left without buffers.
+pub(crate) fn lost<B: Backend>() -> Error {
+    Error::Backend {
+        backend: B::NAME,
+        op: "kv cache",
+        message: "lost in an earlier error".into(),
+    }
+}
+
 /// One layer's keys and values, each `[kv_heads, capacity, head_dim]`.
 #[derive(Debug)]
 pub(crate) struct LayerCache<B: Backend> {
     pub spec: CacheSpec,
     /// None where nothing is held, or where a [`crate::kv_batch::BatchCache`] holds it.
-    keys_values: Option<(B::Tensor, B::Tensor)>,
+    keys_values: Option<KeysValues<B::Tensor>>,
     /// Position of the oldest token held.
     pub first: usize,
     /// Tokens held.
@@ -118,10 +140,10 @@ impl<B: Backend> LayerCache<B> {
     }
 
     /// The keys and values of all tokens held, taken out of here.
-    pub fn take_view(&mut self) -> Result<Option<(B::Tensor, B::Tensor)>> {
+    pub fn take_view(&mut self) -> Result<Option<KeysValues<B::Tensor>>> {
         match self.keys_values.take() {
             Some((k, v)) if self.held > 0 => {
-                let held = |t: B::Tensor| t.narrow(1, 0, self.held);
+                let held = |t: Kept<B::Tensor>| t.narrow(1, 0, self.held);
                 Ok(Some((held(k)?, held(v)?)))
             }
             _ => Ok(None),
@@ -129,7 +151,7 @@ impl<B: Backend> LayerCache<B> {
     }
 
     /// Makes room for `added` tokens, keeping what they see.
-    pub fn reserve(&mut self, backend: &B, added: usize, dtype: DType) -> Result<()> {
+    pub fn reserve(&mut self, backend: &B, added: usize, format: KvFormat) -> Result<()> {
         if self.held + added <= self.capacity {
             return Ok(());
         }
@@ -138,8 +160,8 @@ impl<B: Backend> LayerCache<B> {
             kv_heads, head_dim, ..
         } = self.spec;
         let start = self.held - keep;
-        let moved = |old: Option<&B::Tensor>| {
-            let new = backend.zeros([kv_heads, capacity, head_dim], dtype)?;
+        let moved = |old: Option<&Kept<B::Tensor>>| {
+            let new = Kept::zeros(backend, &[kv_heads, capacity], head_dim, format)?;
             match old {
                 Some(old) if keep > 0 => new.write_slice(1, 0, &old.narrow(1, start, keep)?),
                 _ => Ok(new),
@@ -159,19 +181,13 @@ impl<B: Backend> LayerCache<B> {
     pub fn append(
         &mut self,
         backend: &B,
-        k: &B::Tensor,
-        v: &B::Tensor,
-    ) -> Result<(B::Tensor, B::Tensor)> {
-        let added = k.shape().dim("kv cache", 1)?;
-        self.reserve(backend, added, k.dtype())?;
+        k: &Kept<B::Tensor>,
+        v: &Kept<B::Tensor>,
+    ) -> Result<KeysValues<B::Tensor>> {
+        let added = k.dim(1)?;
+        self.reserve(backend, added, k.format())?;
         // The handles are moved out, so that a lazy backend may write in place.
-        let Some((keys, values)) = self.keys_values.take() else {
-            return Err(biplane_backend::Error::Backend {
-                backend: B::NAME,
-                op: "kv cache",
-                message: "lost in an earlier error".into(),
-            });
-        };
+        let (keys, values) = self.keys_values.take().ok_or_else(lost::<B>)?;
         let keys = keys.write_slice(1, self.held, k)?;
         let values = values.write_slice(1, self.held, v)?;
         let seen = self
@@ -195,20 +211,14 @@ impl<B: Backend> LayerCache<B> {
         qkv: &B::Tensor,
         mut with: Decode<'_, B::Tensor>,
     ) -> Result<B::Tensor> {
-        self.reserve(backend, 1, dtype)?;
-        let Some(caches) = self.keys_values.take() else {
-            return Err(biplane_backend::Error::Backend {
-                backend: B::NAME,
-                op: "kv cache",
-                message: "lost in an earlier error".into(),
-            });
-        };
+        self.reserve(backend, 1, KvFormat::Plain(dtype))?;
+        let caches = plain(self.keys_values.take()).ok_or_else(lost::<B>)?;
         let seen = self.spec.first_seen(self.first + self.held);
         with.seen = seen.saturating_sub(self.first);
         with.end = self.held;
         let (y, caches) = qkv.decode_attention(caches, &with)?;
         self.held += 1;
-        self.keys_values = Some(caches);
+        self.keys_values = Some((Kept::Plain(caches.0), Kept::Plain(caches.1)));
         Ok(y)
     }
 
@@ -265,9 +275,9 @@ impl<B: Backend> SequenceCache<B> {
         &mut self,
         backend: &B,
         layer: usize,
-        k: &B::Tensor,
-        v: &B::Tensor,
-    ) -> Result<(B::Tensor, B::Tensor)> {
+        k: &Kept<B::Tensor>,
+        v: &Kept<B::Tensor>,
+    ) -> Result<KeysValues<B::Tensor>> {
         let error = self.no_layer(layer);
         self.layers
             .get_mut(layer)
@@ -314,7 +324,7 @@ impl<B: Backend> SequenceCache<B> {
     ///
     /// # Errors
     /// Only what the backend reports.
-    pub(crate) fn fork(&self, backend: &B, len: usize, dtype: DType) -> Result<Self> {
+    pub(crate) fn fork(&self, backend: &B, len: usize, format: KvFormat) -> Result<Self> {
         let len = len.min(self.len);
         let mut copy = SequenceCache {
             layers: Vec::with_capacity(self.layers.len()),
@@ -327,7 +337,7 @@ impl<B: Backend> SequenceCache<B> {
                 let keep = layer.spec.kept().map_or(held, |kept| held.min(kept));
                 let start = held - keep;
                 new.first = layer.first + start;
-                new.reserve(backend, keep, dtype)?;
+                new.reserve(backend, keep, format)?;
                 new.append(
                     backend,
                     &k.narrow(1, start, keep)?,
@@ -339,18 +349,18 @@ impl<B: Backend> SequenceCache<B> {
         Ok(copy)
     }
 
-    /// Bytes held once `added` tokens are added in one step, in elements of `dtype`.
-    pub(crate) fn bytes(&self, added: usize, dtype: DType) -> usize {
+    /// Bytes held once `added` tokens are added in one step.
+    pub(crate) fn bytes(&self, added: usize, format: KvFormat) -> usize {
         self.layers
             .iter()
-            .map(|l| l.capacity_with(added) * l.spec.bytes_per_token(dtype))
+            .map(|l| l.capacity_with(added) * l.spec.bytes_per_token(format))
             .sum()
     }
 
-    /// All layers' tokens as host bytes: for each layer its first position and number of tokens
-    /// (`u64`), then keys and values `[kv_heads, tokens, head_dim]`.
-    pub(crate) fn export(&self) -> Result<Vec<u8>> {
-        let mut bytes = Vec::new();
+    /// All layers' tokens as host bytes: the format's name and a zero; for each layer its first position
+    /// and number of tokens (`u64`), then keys and values `[kv_heads, tokens, head_dim]`.
+    pub(crate) fn export(&self, format: KvFormat) -> Result<Vec<u8>> {
+        let mut bytes = format!("{format}\0").into_bytes();
         for layer in &self.layers {
             bytes.extend((layer.first as u64).to_le_bytes());
             bytes.extend((layer.held as u64).to_le_bytes());
@@ -369,11 +379,14 @@ impl<B: Backend> SequenceCache<B> {
     pub(crate) fn import(
         backend: &B,
         specs: &[CacheSpec],
-        mut bytes: &[u8],
+        bytes: &[u8],
         len: usize,
-        dtype: DType,
+        format: KvFormat,
     ) -> crate::Result<Self> {
         let wrong = |what: &str| crate::Error::Request(format!("a stored KV cache {what}"));
+        let Some(mut bytes) = bytes.strip_prefix(format!("{format}\0").as_bytes()) else {
+            return Err(wrong(&format!("is not kept as {format}")));
+        };
         let mut cache = Self::new(specs);
         cache.len = len;
         for layer in &mut cache.layers {
@@ -387,8 +400,8 @@ impl<B: Backend> SequenceCache<B> {
                 return Err(wrong("lacks tokens"));
             }
             layer.first = first;
-            let size = held * layer.spec.bytes_per_token(dtype) / 2;
-            let mut tensor = || -> crate::Result<B::Tensor> {
+            let size = held.saturating_mul(layer.spec.bytes_per_token(format) / 2);
+            let mut tensor = || -> crate::Result<Kept<B::Tensor>> {
                 let (part, rest) = bytes
                     .split_at_checked(size)
                     .ok_or_else(|| wrong("is cut off"))?;
@@ -396,7 +409,8 @@ impl<B: Backend> SequenceCache<B> {
                 let CacheSpec {
                     kv_heads, head_dim, ..
                 } = layer.spec;
-                Ok(backend.from_bytes(part, dtype, [kv_heads, held, head_dim])?)
+                let leading = [kv_heads, held];
+                Ok(Kept::from_bytes(backend, part, &leading, head_dim, format)?)
             };
             let (k, v) = (tensor()?, tensor()?);
             if held > 0 {
@@ -414,6 +428,6 @@ impl<B: Backend> SequenceCache<B> {
         self.layers
             .iter()
             .filter_map(|l| l.keys_values.as_ref())
-            .flat_map(|(k, v)| [k, v])
+            .flat_map(|(k, v)| k.parts().chain(v.parts()))
     }
 }

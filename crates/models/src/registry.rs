@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use biplane_backend::{Backend, DType};
+use biplane_backend::{Backend, DType, KvType};
 
 use crate::{
     Error, Isq, Result, Weights,
@@ -69,8 +69,10 @@ architectures! {
 pub struct LoadRequest<'a, B: Backend> {
     /// The device.
     pub backend: &'a B,
-    /// Element type of activations and KV cache; `None` chooses by [`auto_dtype`].
+    /// Element type of activations; `None` chooses by [`auto_dtype`].
     pub dtype: Option<DType>,
+    /// How keys and values are to be kept.
+    pub kv_type: KvType,
     /// Longest sequence to allow; `None` for what the model was made for.
     pub context_length: Option<usize>,
     /// What to quantize on the way.
@@ -110,6 +112,11 @@ pub fn load<B: Backend>(
     let built = visit(opened, Load { opened, request })?;
     let made_for = built.dimensions.context_length;
     let context_length = request.context_length.unwrap_or(made_for);
+    let caches = built.model.caches();
+    let kv_format = request.backend.kv_format(request.kv_type, built.dtype)?;
+    for cache in &caches {
+        kv_format.check(B::NAME, cache.head_dim)?;
+    }
     let info = ModelInfo {
         architecture: match &opened.metadata {
             Metadata::HuggingFace { config, .. } => model_type(config).unwrap_or("?").to_owned(),
@@ -118,14 +125,14 @@ pub fn load<B: Backend>(
         backend: B::NAME,
         device: request.backend.device(),
         dtype: built.dtype,
-        cache_dtype: request.backend.cache_dtype(built.dtype),
+        kv_format,
         vocab_size: built.dimensions.vocab_size,
         hidden_size: built.dimensions.hidden_size,
         layers: built.dimensions.layers,
         context_length,
         parameters: built.parameters,
         weight_bytes: built.weight_bytes,
-        caches: built.model.caches(),
+        caches,
     };
     Ok(Box::new(Runner::new(
         request.backend.clone(),

@@ -5,7 +5,7 @@ mod pending;
 mod run;
 mod together;
 
-use biplane_backend::{DType, Device, MemoryStats};
+use biplane_backend::{DType, Device, KvFormat, MemoryStats};
 
 use crate::{CacheSpec, Result};
 
@@ -22,8 +22,8 @@ pub struct ModelInfo {
     pub device: Device,
     /// Element type of activations.
     pub dtype: DType,
-    /// Element type of the KV cache.
-    pub cache_dtype: DType,
+    /// How keys and values are kept.
+    pub kv_format: KvFormat,
     /// Number of token ids.
     pub vocab_size: usize,
     /// Width of the residual stream.
@@ -51,7 +51,7 @@ impl ModelInfo {
     pub fn kv_bytes(&self, tokens: usize, chunk: usize) -> usize {
         self.caches
             .iter()
-            .map(|c| c.bytes(tokens, chunk, self.cache_dtype))
+            .map(|c| c.bytes(tokens, chunk, self.kv_format))
             .sum()
     }
 }
@@ -151,7 +151,7 @@ pub trait ModelRunner {
     fn fork(&mut self, slot: SlotId, len: usize) -> Result<SlotId>;
 
     /// A sequence's cache as bytes of the host, for [`Self::import`] into the same model on the same
-    /// backend with the same element type.
+    /// backend with the same format of keys and values.
     ///
     /// # Errors
     /// [`crate::Error::Request`] for a closed slot, or the backend's.
@@ -160,7 +160,7 @@ pub trait ModelRunner {
     /// A sequence of `len` tokens from the bytes of [`Self::export`].
     ///
     /// # Errors
-    /// [`crate::Error::Request`] for bytes of another length or shape, or the backend's.
+    /// [`crate::Error::Request`] for bytes of another format, length or shape, or the backend's.
     fn import(&mut self, bytes: &[u8], len: usize) -> Result<SlotId>;
 
     /// Starts a step. One step at a time: [`Self::collect`] comes next.

@@ -4,7 +4,7 @@
 //! attention looks at sequences, each over its own cache. Prefill chunks and decode tokens share a
 //! step.
 
-use biplane_backend::{Backend, DType, Decode, Result, RopeAngles, Tensor};
+use biplane_backend::{Backend, DType, Decode, Kept, KvFormat, Result, RopeAngles, Tensor};
 
 use crate::{
     kv_batch::BatchCache,
@@ -44,6 +44,7 @@ pub struct Heads<'a, B: Backend> {
 pub struct Step<'a, B: Backend> {
     pub(crate) backend: &'a B,
     pub(crate) dtype: DType,
+    pub(crate) kv_format: KvFormat,
     pub(crate) ids: B::Tensor,
     pub(crate) positions: Vec<u32>,
     /// Sequences with a cache of their own.
@@ -105,9 +106,10 @@ impl<B: Backend> Step<'_, B> {
             .reshape([n, h.heads * d])
     }
 
-    /// Whether this step is one token of one sequence, or of those of the batch and no other.
+    /// Whether this step is one token of one sequence, or of those of the batch and no other, and
+    /// their keys and values are kept as they are computed.
     fn only_decodes(&self) -> bool {
-        let alike = self.backend.cache_dtype(self.dtype) == self.dtype;
+        let alike = self.kv_format == KvFormat::Plain(self.dtype);
         let all = match self.batch {
             Some(_) => self.spans.is_empty(),
             None => self.spans.len() == 1 && self.num_tokens() == 1,
@@ -151,22 +153,22 @@ impl<B: Backend> Step<'_, B> {
         v: &B::Tensor,
         scale: f32,
     ) -> Result<B::Tensor> {
-        let kept = self.backend.cache_dtype(self.dtype);
-        let (k, v) = (&k.cast(kept)?, &v.cast(kept)?);
+        let kept = |t: &B::Tensor| Kept::of(t, self.kv_format);
+        let (k, v) = (&kept(k)?, &kept(v)?);
         let together = match &mut self.batch {
             Some(batch) => {
                 let rows = batch.rows();
-                let part = |t: &B::Tensor| t.narrow(0, 0, rows);
-                let (q, k, v) = (part(q)?, part(k)?, part(v)?);
-                Some(batch.attend(self.backend, layer, [&q, &k, &v], scale)?)
+                let q = q.narrow(0, 0, rows)?;
+                let (k, v) = (k.narrow(0, 0, rows)?, v.narrow(0, 0, rows)?);
+                Some(batch.attend(self.backend, layer, &q, [&k, &v], scale)?)
             }
             None => None,
         };
         match (together, self.spans.is_empty()) {
             (Some(together), true) => Ok(together),
-            (None, _) => self.attend_alone(layer, [q, k, v], scale),
+            (None, _) => self.attend_alone(layer, q, [k, v], scale),
             (Some(together), false) => {
-                let alone = self.attend_alone(layer, [q, k, v], scale)?;
+                let alone = self.attend_alone(layer, q, [k, v], scale)?;
                 B::Tensor::concat(&[&together, &alone], 0)
             }
         }
@@ -176,24 +178,27 @@ impl<B: Backend> Step<'_, B> {
     fn attend_alone(
         &mut self,
         layer: usize,
-        [q, k, v]: [&B::Tensor; 3],
+        q: &B::Tensor,
+        [k, v]: [&Kept<B::Tensor>; 2],
         scale: f32,
     ) -> Result<B::Tensor> {
         let (q, k, v) = (q.swap_axes(0, 1)?, k.swap_axes(0, 1)?, v.swap_axes(0, 1)?);
         let rows = self.num_tokens();
         let mut parts = Vec::with_capacity(self.spans.len());
         for span in &self.spans {
-            let part = |t: &B::Tensor| {
-                if span.len == rows {
-                    Ok(t.clone())
-                } else {
-                    t.narrow(1, span.start, span.len)
-                }
+            let all = span.len == rows;
+            let part = |t: &Kept<B::Tensor>| match all {
+                true => Ok(t.clone()),
+                false => t.narrow(1, span.start, span.len),
+            };
+            let q = match all {
+                true => q.clone(),
+                false => q.narrow(1, span.start, span.len)?,
             };
             let cache = &mut self.caches[span.cache];
             let mask = cache.spec(layer)?.mask();
             let (keys, values) = cache.append(self.backend, layer, &part(&k)?, &part(&v)?)?;
-            parts.push(part(&q)?.attention(&keys, &values, mask, scale)?);
+            parts.push(keys.attention(&q, &values, mask, scale)?);
         }
         match parts.as_slice() {
             [one] => one.swap_axes(0, 1),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use biplane::{BackendKind, IsqType, OutputFormat};
 use clap::{Args, Parser, Subcommand};
 
-pub use crate::model_args::{IsqArgs, ModelArgs, backend};
+pub use crate::model_args::{BackendArg, IsqArgs, ModelArgs, backend};
 use crate::{
     chat::ChatArgs,
     doctor::DoctorArgs,
@@ -113,9 +113,8 @@ pub struct RunArgs {
     #[command(flatten)]
     pub model: ModelArgs,
 
-    /// Which engine computes; the first in this build by default.
-    #[arg(long, env = "BIPLANE_BACKEND", value_parser = backend)]
-    pub backend: Option<BackendKind>,
+    #[command(flatten)]
+    pub backend: BackendArg,
 
     #[command(flatten)]
     pub engine: EngineArgs,
@@ -190,9 +189,8 @@ pub struct ReplayArgs {
     #[command(flatten)]
     pub model: ModelArgs,
 
-    /// Which engine computes; the first in this build by default.
-    #[arg(long, env = "BIPLANE_BACKEND", value_parser = backend)]
-    pub backend: Option<BackendKind>,
+    #[command(flatten)]
+    pub backend: BackendArg,
 
     /// What `--record` wrote.
     pub file: PathBuf,
@@ -271,9 +269,8 @@ pub struct PerplexityArgs {
     #[command(flatten)]
     pub model: ModelArgs,
 
-    /// Which engine computes; the first in this build by default.
-    #[arg(long, env = "BIPLANE_BACKEND", value_parser = backend)]
-    pub backend: Option<BackendKind>,
+    #[command(flatten)]
+    pub backend: BackendArg,
 
     /// Tokens of each window of the text.
     #[arg(long, default_value_t = 1024)]

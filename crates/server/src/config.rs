@@ -78,7 +78,10 @@ impl Config {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound && !named => {
                 return Ok(Self::default());
             }
-            Err(error) => return Err(error).with_context(|| format!("BIPLANE_CONFIG: {}", at())),
+            Err(error) if named => {
+                return Err(error).with_context(|| format!("BIPLANE_CONFIG: {}", at()));
+            }
+            Err(error) => return Err(error).with_context(at),
         };
         if size > LONGEST {
             bail!(

@@ -14,15 +14,13 @@ use crate::{
 };
 
 pub fn perplexity(args: PerplexityArgs) -> anyhow::Result<()> {
-    let backend = match args.backend {
-        Some(backend) => backend,
-        None => BackendKind::default_here()?,
-    };
+    let backend = args.backend.kind()?;
     let text = read(&args.file)?;
     let settings = PerplexitySettings {
         window: args.window,
     };
     let progress = Progress::new(false);
+    progress.begin(args.model.model.as_deref());
     let builder = progress.watch(args.model.builder(backend));
     let result = evaluate::perplexity(builder, &text, &settings)?;
     progress.clear();
@@ -63,6 +61,7 @@ pub fn verify(args: VerifyArgs) -> anyhow::Result<ExitCode> {
         settings.text = read(file)?;
     }
     let progress = Progress::new(false);
+    progress.begin(args.model.model.as_deref());
     let builder = progress.watch(args.model.builder(backends[0]));
     let report = evaluate::verify(builder, &settings)?;
     progress.clear();

@@ -1,5 +1,7 @@
 //! The program's log on standard error.
 
+use std::io::IsTerminal;
+
 use clap::ValueEnum;
 use tracing_subscriber::EnvFilter;
 
@@ -22,8 +24,10 @@ pub fn start(verbose: u8, format: LogFormat) {
             _ => "debug,rustyline=warn",
         })
     });
+    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal() && !plain)
         .with_writer(std::io::stderr);
     match format {
         LogFormat::Text => log.with_target(false).compact().init(),

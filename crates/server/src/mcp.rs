@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use biplane::{
-    BackendKind, McpServer, Model, ToolLoop,
+    McpServer, Model, ToolLoop,
     mcp::{McpModel, McpModels},
 };
 use futures::future::BoxFuture;
@@ -28,10 +28,7 @@ pub fn mcp(args: McpArgs) -> anyhow::Result<()> {
 }
 
 async fn serve(args: McpArgs) -> anyhow::Result<()> {
-    let backend = match args.backend {
-        Some(backend) => backend,
-        None => BackendKind::default_here()?,
-    };
+    let backend = args.backend.kind()?;
     let mut builder = args.model.builder(backend);
     builder = builder.with_engine(args.engine.config());
     if let Some(file) = &args.chat_template {

@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use anyhow::Context;
-use biplane::{BackendKind, McpClient, McpConfig, ModelBuilder, ToolConfig, mcp::McpSource};
+use biplane::{McpClient, McpConfig, ModelBuilder, ToolConfig, mcp::McpSource};
 use clap::Args;
 
 use crate::{
-    cli::{ModelArgs, backend},
+    cli::{BackendArg, ModelArgs},
     engine_args::EngineArgs,
     http::Mcp,
     report,
@@ -88,9 +88,8 @@ pub struct McpArgs {
     #[command(flatten)]
     pub model: ModelArgs,
 
-    /// Which engine computes; the first in this build by default.
-    #[arg(long, env = "BIPLANE_BACKEND", value_parser = backend)]
-    pub backend: Option<BackendKind>,
+    #[command(flatten)]
+    pub backend: BackendArg,
 
     #[command(flatten)]
     pub engine: EngineArgs,

@@ -1,6 +1,6 @@
 //! Which model, and on what: flags that most verbs share.
 
-use biplane::{BackendKind, DType, Device, IsqOverride, IsqType, ModelBuilder};
+use biplane::{BackendKind, DType, Device, IsqOverride, IsqType, KvType, ModelBuilder};
 use clap::Args;
 
 /// Which model, and on what.
@@ -15,6 +15,21 @@ pub struct ModelArgs {
     pub load: LoadArgs,
 }
 
+/// The engine of a verb that takes one.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct BackendArg {
+    /// Which engine computes; the first in this build by default.
+    #[arg(long, env = "BIPLANE_BACKEND", value_parser = backend)]
+    backend: Option<BackendKind>,
+}
+
+impl BackendArg {
+    /// What is asked for, else what this build has first.
+    pub fn kind(self) -> biplane::Result<BackendKind> {
+        self.backend.map_or_else(BackendKind::default_here, Ok)
+    }
+}
+
 /// On what a model computes, and how it is loaded.
 #[derive(Clone, Debug, Args)]
 pub struct LoadArgs {
@@ -25,6 +40,12 @@ pub struct LoadArgs {
     /// Element type of activations: the checkpoint's on a GPU and f32 on a CPU when `auto`.
     #[arg(long, default_value = "auto", value_parser = dtype, env = "BIPLANE_DTYPE")]
     pub dtype: AutoDType,
+
+    /// How keys and values are kept: auto (f16 on candle's processor, as activations elsewhere), q8 in a
+    /// little more than half of f16's memory, q4 in a third; llama.cpp's q8_0, q4_0 and mlx-lm's 8, 4
+    /// too.
+    #[arg(long, default_value = "auto", value_name = "TYPE", value_parser = kv_type, env = "BIPLANE_KV_TYPE")]
+    pub kv_type: KvType,
 
     /// Threads that compute on the processor; its physical cores by default.
     #[arg(long, env = "BIPLANE_THREADS", value_parser = clap::value_parser!(u16).range(1..=1024))]
@@ -90,7 +111,8 @@ impl LoadArgs {
         }
         let mut builder = builder_of(model)
             .with_backend(backend)
-            .with_device(self.device);
+            .with_device(self.device)
+            .with_kv_type(self.kv_type);
         if let AutoDType(Some(dtype)) = self.dtype {
             builder = builder.with_dtype(dtype);
         }
@@ -137,6 +159,10 @@ fn device(s: &str) -> Result<Device, String> {
             .map(Device::Cuda)
             .ok_or_else(|| "expected auto, cpu, gpu, cuda, cuda:N or metal".into()),
     }
+}
+
+fn kv_type(s: &str) -> Result<KvType, String> {
+    s.parse()
 }
 
 fn dtype(s: &str) -> Result<AutoDType, String> {

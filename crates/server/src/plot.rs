@@ -127,6 +127,7 @@ mod tests {
             backend: backend.into(),
             device: "cpu".into(),
             dtype: "f32".into(),
+            kv_format: "f16".into(),
             threads: 1,
             prompt_tokens: 8,
             generated_tokens: 8,

@@ -3,17 +3,14 @@
 use std::process::ExitCode;
 
 use anyhow::Context;
-use biplane::{BackendKind, Recorded};
+use biplane::Recorded;
 
 use crate::{cli::ReplayArgs, report};
 
 /// Computes every recorded request again; exit code 1 where one gives something else.
 pub fn replay(args: ReplayArgs) -> anyhow::Result<ExitCode> {
     let recorded = Recorded::read(&args.file)?;
-    let backend = match args.backend {
-        Some(backend) => backend,
-        None => BackendKind::default_here()?,
-    };
+    let backend = args.backend.kind()?;
     let model = args.model.builder(backend).build_blocking()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()

@@ -23,9 +23,9 @@ pub fn data(text: &str) -> anyhow::Result<()> {
     }
 }
 
-/// Writes a line to standard error, if anyone listens.
+/// Writes a line to standard error, if anyone listens; in one piece, as others may write there too.
 pub fn note(line: &str) {
-    let _ = writeln!(io::stderr(), "{line}");
+    let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
 }
 
 /// Progress bars on a terminal, one line a task elsewhere; gone when it is dropped.
@@ -40,6 +40,23 @@ impl Progress {
         Progress {
             bar: Arc::default(),
             shown: !quiet,
+        }
+    }
+
+    /// Says at once which model is to be loaded: finding and reading its files takes a while.
+    pub fn begin(&self, model: Option<&str>) {
+        if !self.shown {
+            return;
+        }
+        let task = format!("loading {}", model.unwrap_or("the starter model"));
+        if !io::stderr().is_terminal() {
+            return note(&task);
+        }
+        if let Ok(mut slot) = self.bar.lock() {
+            let spinner = ProgressBar::new_spinner();
+            spinner.set_message(task.clone());
+            spinner.enable_steady_tick(TICK);
+            *slot = Some((task, spinner));
         }
     }
 
@@ -88,13 +105,13 @@ fn update(shown: &Mutex<Option<(String, ProgressBar)>>, p: biplane::Progress<'_>
         if !io::stderr().is_terminal() && p.task != LOADING {
             note(p.task);
         }
-        *slot = Some((p.task.to_owned(), bar(p.task)));
+        *slot = Some((p.task.to_owned(), bar(p.task, p.total)));
     }
     if let Some((_, shown)) = &mut *slot {
         let done = p.total > 0 && p.done >= p.total;
         // The same task once more: another backend loads.
         if shown.is_finished() && !done {
-            *shown = bar(p.task);
+            *shown = bar(p.task, p.total);
         }
         shown.set_length(p.total);
         shown.set_position(p.done);
@@ -107,14 +124,18 @@ fn update(shown: &Mutex<Option<(String, ProgressBar)>>, p: biplane::Progress<'_>
 /// The task of bringing weights to the device: too short to mention where no bar can be drawn.
 pub const LOADING: &str = "loading weights";
 
+/// How often bars are drawn anew.
+const TICK: Duration = Duration::from_millis(200);
+
 /// Draws only on a terminal; indicatif hides it elsewhere.
-fn bar(task: &str) -> ProgressBar {
-    let bar = ProgressBar::new(0);
+fn bar(task: &str, total: u64) -> ProgressBar {
+    // Of nothing all would be done.
+    let bar = ProgressBar::new(total.max(1));
     let style = ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes}")
         .unwrap_or_else(|_| ProgressStyle::default_bar());
     bar.set_style(style);
     bar.set_message(task.to_owned());
-    bar.enable_steady_tick(Duration::from_millis(200));
+    bar.enable_steady_tick(TICK);
     bar
 }
 

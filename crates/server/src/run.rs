@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, Read, Write};
 
 use anyhow::{Context, bail};
-use biplane::{BackendKind, ChatRequest, Event, FinishReason, Message, Request, Timings};
+use biplane::{ChatRequest, Event, FinishReason, Message, Request, Timings};
 
 use crate::{
     cli::RunArgs,
@@ -12,12 +12,16 @@ use crate::{
 };
 
 pub fn run(args: RunArgs) -> anyhow::Result<()> {
-    let backend = match args.backend {
-        Some(backend) => backend,
-        None => BackendKind::default_here()?,
-    };
+    let backend = args.backend.kind()?;
     let prompt = prompt(args.prompt.as_deref())?;
     let constraint = args.form.constraint()?;
+    let changes = args.sampling.changes();
+    // Loading may take long, and what is wrong can be known before.
+    let usual = biplane::SamplingParams::default();
+    changes
+        .apply(usual)
+        .validate()
+        .map_err(anyhow::Error::msg)?;
     // A text that is continued as it is has no place for calls; the environment is for all that have.
     let tools = match (args.raw, &args.tools.mcp_config) {
         (true, Some(_)) if std::env::var_os("MCP_CONFIG_PATH").is_none() => {
@@ -27,6 +31,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
         (false, _) => args.tools.connect()?,
     };
     let progress = Progress::new(args.quiet);
+    progress.begin(args.model.model.as_deref());
     let mut builder = progress
         .watch(args.model.builder(backend))
         .with_engine(args.engine.config());
@@ -35,7 +40,6 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
     }
     let model = builder.build_blocking()?;
     progress.clear();
-    let changes = args.sampling.changes();
     let mut request = Request {
         sampling: model.sampling(&changes)?,
         max_tokens: args.sampling.max_tokens,

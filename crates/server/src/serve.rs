@@ -1,25 +1,27 @@
 //! `biplane serve` and `biplane mlx`
 
-use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context, bail};
-use biplane::{BackendKind, ModelBuilder};
+use biplane::BackendKind;
 use futures::FutureExt;
 use tokio::net::TcpListener;
 
 use crate::{
     http::{self, App, Mcp, Security},
-    registry::{self, First, Registry, Source, Stage, Status},
+    registry::{self, Entry, First, Registry, Source, Stage, Status},
     report,
     serve_args::{MlxArgs, ServeArgs, ServeOptions},
 };
 
 /// Serves models.
 pub fn serve(args: ServeArgs) -> anyhow::Result<()> {
-    let backend = match args.backend {
-        Some(backend) => backend,
-        None => BackendKind::default_here()?,
-    };
+    let backend = args.backend.kind()?;
     start(&args.options, backend, false)
 }
 
@@ -33,26 +35,32 @@ pub fn mlx(args: MlxArgs) -> anyhow::Result<()> {
 }
 
 fn start(options: &ServeOptions, backend: BackendKind, eager: bool) -> anyhow::Result<()> {
-    let models = models(options, backend, eager)?;
+    let (models, folders) = models(options, backend, eager)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("starting the server's threads")?;
-    let result = runtime.block_on(run(options, backend, models));
+    let result = runtime.block_on(run(options, backend, models, folders));
     // A model that is still being loaded must not hold up the end.
     runtime.shutdown_background();
     result
 }
 
-/// The models by their names, with what loads each; quantization is the registry's matter.
+/// The models by their names, with what loads each; quantization is the registry's matter. Folders are
+/// looked through by the second part again.
 fn models(
     options: &ServeOptions,
     backend: BackendKind,
     eager: bool,
-) -> anyhow::Result<Vec<(String, ModelBuilder)>> {
+) -> anyhow::Result<(Vec<Entry>, Option<registry::Find>)> {
     let name = options.model_name.as_deref();
-    let sources = registry::sources(&options.models, &options.models_dir, name)?;
-    let several = sources.len() > 1;
+    let sources = registry::sources(
+        &options.models,
+        &options.models_dir,
+        name,
+        registry::Empty::Refused,
+    )?;
+    let several = sources.len() > 1 || !options.models_dir.is_empty();
     if several && options.chat_template.is_some() {
         bail!("--chat-template is for one model; serve that model by itself");
     }
@@ -64,25 +72,42 @@ fn models(
     let mut load = options.model.clone();
     load.isq.isq = None;
     let engine = options.engine(sources.len());
-    let builder = |source: &Source| {
+    let chat_template = options.chat_template.clone();
+    let entry = move |source: Source| {
         let mut builder = load
             .builder(source.model.as_deref(), backend)
             .with_engine(engine.clone());
         if backend == BackendKind::Mlx {
             builder = builder.with_eager_evaluation(eager);
         }
-        if let Some(file) = &options.chat_template {
+        if let Some(file) = &chat_template {
             builder = builder.with_chat_template(file);
         }
-        (source.name.clone(), builder)
+        let place = source.model.filter(|_| source.found).map(PathBuf::from);
+        Entry {
+            name: source.name,
+            builder,
+            place,
+        }
     };
-    Ok(sources.iter().map(builder).collect())
+    let entries = sources.into_iter().map(&entry).collect();
+    if options.models_dir.is_empty() {
+        return Ok((entries, None));
+    }
+    let (named, folders) = (options.models.clone(), options.models_dir.clone());
+    let find = move || {
+        let now = registry::sources(&named, &folders, None, registry::Empty::Allowed)?;
+        let found = now.into_iter().filter(|source| source.found);
+        Ok(found.map(&entry).collect())
+    };
+    Ok((entries, Some(Box::new(find))))
 }
 
 async fn run(
     options: &ServeOptions,
     backend: BackendKind,
-    models: Vec<(String, ModelBuilder)>,
+    models: Vec<Entry>,
+    folders: Option<registry::Find>,
 ) -> anyhow::Result<()> {
     let (listener, address) = listen(options, options.port).await?;
     let second = match options.mcp.mcp_port {
@@ -97,8 +122,8 @@ async fn run(
         true => format!("listening on {url}; models are loaded when they are asked for"),
     });
     let mcp = Arc::new(Mcp::default());
-    if let Some((_, first)) = models.first() {
-        let first = first.clone();
+    if let Some(first) = models.first() {
+        let first = first.builder.clone();
         let first = match options.model.isq.isq {
             Some(isq) => first.with_isq(isq),
             None => first,
@@ -113,6 +138,7 @@ async fn run(
         options.model.isq.isq,
         limits,
         Arc::new(move |model| Arc::clone(&equips).equip(model).boxed()),
+        folders,
     );
     if let Some(seconds) = options.idle_unload {
         registry.unload_idle(Duration::from_secs(seconds.into()));
@@ -185,7 +211,7 @@ async fn listen(options: &ServeOptions, port: u16) -> anyhow::Result<(TcpListene
     let listener = TcpListener::bind(addresses.as_slice()).await;
     let listener = listener.with_context(|| {
         format!(
-            "listening on {}:{port}; another port may be free",
+            "listening on {}:{port} (--port takes another, and 0 any that is free)",
             options.host
         )
     })?;
@@ -247,14 +273,17 @@ fn greet(app: &App, first: Option<Status>, url: &str, has_key: bool) {
             info.dtype.name(),
             model.threads(),
         ));
-        report::note(&format!("context  {} tokens", info.context_length));
+        report::note(&format!(
+            "context  {} tokens, keys and values as {}",
+            info.context_length, info.kv_format
+        ));
     }
     let all = app.models.list();
     let model = match &all[..] {
         [_] => String::new(),
         all => {
             report::note(&format!("models   {}; see {url}/v1/models", all.len()));
-            let name = all.last().map_or("", |status| &status.name);
+            let name = all.first().map_or("", |status| &status.name);
             format!("\"model\": {name:?}, ")
         }
     };

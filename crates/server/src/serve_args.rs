@@ -2,23 +2,21 @@
 
 use std::path::PathBuf;
 
-use biplane::{BackendKind, Device, EngineConfig};
+use biplane::{Device, EngineConfig};
 use clap::Args;
 
 use crate::{
-    cli::backend,
     engine_args::{EngineArgs, size},
     mcp_args::ServerMcpArgs,
-    model_args::LoadArgs,
+    model_args::{BackendArg, LoadArgs},
     registry::Limits,
 };
 
 /// Arguments of `biplane serve`.
 #[derive(Debug, Args)]
 pub struct ServeArgs {
-    /// Which engine computes; the first in this build by default.
-    #[arg(long, env = "BIPLANE_BACKEND", value_parser = backend)]
-    pub backend: Option<BackendKind>,
+    #[command(flatten)]
+    pub backend: BackendArg,
 
     #[command(flatten)]
     pub options: ServeOptions,

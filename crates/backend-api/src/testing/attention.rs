@@ -157,7 +157,7 @@ fn check_attention<B: Backend>(backend: &B, case: &Case, rng: &mut Rng) {
     }
 }
 
-fn attend(q: &Nd, k: &Nd, v: &Nd, mask: AttentionMask, scale: f64) -> Nd {
+pub(super) fn attend(q: &Nd, k: &Nd, v: &Nd, mask: AttentionMask, scale: f64) -> Nd {
     let [heads, q_len, d] = q.shape.dims("q").unwrap();
     let [kv_heads, kv_len, _] = k.shape.dims("k").unwrap();
     let row = |t: &Nd, head: usize, len: usize, at: usize| {

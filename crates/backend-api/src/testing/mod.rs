@@ -23,6 +23,7 @@ mod errors;
 mod faulty;
 mod fused;
 pub mod host;
+mod kept;
 mod layout;
 mod math;
 mod matrices;
@@ -37,6 +38,7 @@ pub use attention::{attentions, attentions_of_rows, rotations};
 pub use casts::{casts, round_trips};
 pub use errors::{absurd_shapes, wrong_arguments, wrong_fused_arguments};
 pub use fused::{gated_products, largest_elements, norms, softmaxes};
+pub use kept::{attentions_over_codes, quantized_rows, wrong_codes};
 pub use layout::{joins, reshapes, slices, stretches, writes};
 pub use math::{binaries, matmuls, reductions, row_lookups, selections, unaries};
 pub use matrices::{
@@ -116,6 +118,7 @@ macro_rules! conformance_tests {
             unaries binaries selections matmuls reductions row_lookups
             norms softmaxes gated_products largest_elements
             rotations attentions attentions_of_rows
+            quantized_rows attentions_over_codes wrong_codes
             dense_matrices mlx_matrices ggml_matrices malformed_matrices joined_matrices
             surrounded_products decoded_tokens
             wrong_matrix_arguments

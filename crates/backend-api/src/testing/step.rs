@@ -5,7 +5,7 @@ use super::{Expect, FLOATS, Plain, tolerance};
 use crate::{Around, Backend, DType, Decode, Gate, RopeAngles, Tensor, WeightMatrix};
 
 /// `matmul_t_with`: everything that may surround a product, alone and together, of one and more rows.
-pub fn surrounded_products<B: Backend>(backend: &B, _: &Expect) {
+pub fn surrounded_products<B: Backend>(backend: &B, expect: &Expect) {
     let mut rng = Rng(60);
     for dtype in FLOATS {
         for (out, cols) in [(38, 64), (130, 1152), (64, 2112), (34, 4224)] {
@@ -20,6 +20,12 @@ pub fn surrounded_products<B: Backend>(backend: &B, _: &Expect) {
                 if dtype == DType::F16 && cols != 1152 {
                     continue;
                 }
+                // What a backend adds that rounds activations further; outputs are about 1.
+                let error = |e: &Expect| (e.matmul)(&matrix.packed(), DType::F32);
+                let more = match error(expect) > error(&Expect::default()) {
+                    true => 4.0 * error(expect),
+                    false => 0.0,
+                };
                 for rows in [1, 7, 17, 33] {
                     for (norm, bias, gate, add) in [
                         (true, false, None, false),
@@ -28,7 +34,7 @@ pub fn surrounded_products<B: Backend>(backend: &B, _: &Expect) {
                         (true, false, Some(Gate::GeluTanh), true),
                     ] {
                         let case = (rows, norm, bias, gate, add);
-                        check_surrounded(backend, &matrix.name, &w, case, dtype, &mut rng);
+                        check_surrounded(backend, (&matrix.name, more), &w, case, dtype, &mut rng);
                     }
                 }
             }
@@ -38,7 +44,7 @@ pub fn surrounded_products<B: Backend>(backend: &B, _: &Expect) {
 
 fn check_surrounded<B: Backend>(
     backend: &B,
-    name: &str,
+    (name, more): (&str, f64),
     w: &B::Matrix,
     (rows, norm, bias, gate, add): (usize, bool, bool, Option<Gate>, bool),
     dtype: DType,
@@ -107,6 +113,8 @@ fn check_surrounded<B: Backend>(
         DType::F16 => 4.0 * tolerance(dtype),
         _ => 2.0 * tolerance(dtype),
     };
+    // An error of a gate or its factor comes times the other, which may be a few.
+    let allowed = allowed.max(gate.map_or(more, |_| 4.0 * more));
     assert_close(&what, &y, dtype, &Nd::new([rows, outputs], want), allowed);
 }
 

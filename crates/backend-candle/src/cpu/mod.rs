@@ -9,6 +9,7 @@ mod math;
 mod matrix;
 mod norm;
 pub mod pool;
+mod quantize;
 mod rope;
 pub mod simd;
 
@@ -16,6 +17,7 @@ pub use attention::{AttentionShape, attention};
 pub use elementwise::{argmax, gelu_tanh_mul, silu_mul, softmax};
 pub use matrix::{Arithmetic, CpuMatrix};
 pub use norm::{layer_norm, rms_norm};
+pub(crate) use quantize::quantize;
 pub use rope::rope;
 
 use half::f16;
@@ -47,6 +49,27 @@ pub enum Kept<'a> {
     F32(Strided<'a>),
     /// Rounded, in half the memory.
     F16(Strided<'a, f16>),
+    /// Quantized.
+    Codes(Codes<'a>),
+}
+
+/// Quantized keys or values: `scale · code + bias`, a scale and a bias for every [`Codes::GROUP`]
+/// elements of a head.
+#[derive(Clone, Copy, Debug)]
+pub struct Codes<'a> {
+    /// Width of a code: 4 or 8.
+    pub bits: usize,
+    /// Bytes of codes; of two in a byte the first is in the lower bits.
+    pub codes: Strided<'a, u8>,
+    /// One a group.
+    pub scales: Strided<'a, f16>,
+    /// One a group.
+    pub biases: Strided<'a, f16>,
+}
+
+impl Codes<'_> {
+    /// Elements that share a scale, a multiple of every vector's lanes.
+    pub const GROUP: usize = 2 * simd::MAX_LANES;
 }
 
 impl Kept<'_> {
@@ -55,6 +78,12 @@ impl Kept<'_> {
         match self {
             Kept::F32(x) => _ = x.row(head, token, head_dim),
             Kept::F16(x) => _ = x.row(head, token, head_dim),
+            Kept::Codes(x) => {
+                assert!(head_dim.is_multiple_of(Codes::GROUP) && matches!(x.bits, 4 | 8));
+                x.codes.row(head, token, head_dim * x.bits / 8);
+                x.scales.row(head, token, head_dim / Codes::GROUP);
+                x.biases.row(head, token, head_dim / Codes::GROUP);
+            }
         }
     }
 }

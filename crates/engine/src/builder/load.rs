@@ -149,6 +149,7 @@ impl ModelBuilder {
             },
             device: self.device,
             dtype: self.dtype,
+            kv_type: self.kv_type,
             context_length: self.context_length,
             isq: self.isq.clone(),
             eager: self.eager,

@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 use super::prefix_cache::common;
 use crate::{Error, Result, backends::RunnerSpec};
 
-const MAGIC: &[u8; 8] = b"BIPKV001";
+const MAGIC: &[u8; 8] = b"BIPKV002";
 
 /// Bytes of a SHA-256 digest.
 const DIGEST: usize = 32;
@@ -52,8 +52,14 @@ pub(super) fn key(spec: &RunnerSpec) -> Key {
     };
     add(env!("CARGO_PKG_VERSION").into());
     add(format!(
-        "{} {:?} {:?} {:?} {:?} {}",
-        spec.backend, spec.device, spec.dtype, spec.isq, spec.context_length, spec.exact
+        "{} {:?} {:?} {:?} {:?} {:?} {}",
+        spec.backend,
+        spec.device,
+        spec.dtype,
+        spec.kv_type,
+        spec.isq,
+        spec.context_length,
+        spec.exact
     ));
     let path = spec.opened.checkpoint.path();
     let mut files: Vec<PathBuf> = match fs::read_dir(path) {

@@ -94,12 +94,13 @@ impl Recorder {
             text: answer.text.clone(),
         };
         // One write a line, so that a crash leaves whole lines.
-        let written = serde_json::to_vec(&recorded).map(|mut line| {
+        let line = serde_json::to_vec(&recorded).map_err(std::io::Error::from);
+        let written = line.and_then(|mut line| {
             line.push(b'\n');
             self.file.write_all(&line)
         });
-        if !matches!(written, Ok(Ok(()))) {
-            tracing::warn!("a request could not be recorded");
+        if let Err(error) = written {
+            tracing::warn!("a request could not be recorded: {error}");
         }
     }
 }

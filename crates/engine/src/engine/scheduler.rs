@@ -4,6 +4,9 @@
 //! et al. 2023): every step takes one token of each answer under way, and fills the rest with prompts
 //! in the order they came. Who shares a step changes no result.
 
+mod ends;
+mod plan;
+
 use std::{
     collections::VecDeque,
     sync::{Arc, atomic::Ordering::Relaxed, mpsc},
@@ -24,7 +27,7 @@ use super::{
     record::Recorder,
     sequence::{Flow, Job, Sequence},
 };
-use crate::{Error, Result};
+use crate::Result;
 
 /// How long a step may take when answers wait for it: longer prompts are cut to fit.
 const STEP_TIME: f64 = 0.25;
@@ -204,113 +207,6 @@ impl<'a> Scheduler<'a> {
         }
     }
 
-    /// What the next step computes: answers first, then prompts in their order.
-    fn plan(&self, guesses: &Guesses) -> Vec<Part> {
-        let all = self.config.step_tokens;
-        let whole = |index: usize, s: &Sequence, limit| Part {
-            index,
-            tokens: s.chunk(limit),
-            guessed: Vec::new(),
-        };
-        if let Some((index, s)) = self.running.iter().enumerate().find(|(_, s)| s.alone) {
-            return match s.waits_for_reader() {
-                true => Vec::new(),
-                false => vec![whole(index, s, all)],
-            };
-        }
-        let (answers, prompts): (Vec<_>, Vec<_>) = self
-            .running
-            .iter()
-            .enumerate()
-            .filter(|(_, s)| !s.waits_for_reader())
-            .partition(|(_, s)| s.decodes(DECODING));
-        let mut parts: Vec<Part> = answers
-            .into_iter()
-            .map(|(index, s)| Part {
-                guessed: guesses.get(&s.id).cloned().unwrap_or_default(),
-                ..whole(index, s, DECODING)
-            })
-            .collect();
-        let mut left = match parts.is_empty() {
-            true => all,
-            false => self.chunk_beside_answers(),
-        };
-        for (index, s) in prompts {
-            if left == 0 {
-                break;
-            }
-            let part = whole(index, s, left);
-            left -= part.tokens;
-            parts.push(part);
-        }
-        parts
-    }
-
-    /// Prompt tokens that fit a step which answers wait for.
-    fn chunk_beside_answers(&self) -> usize {
-        match self.pace {
-            Some(pace) => ((STEP_TIME / pace) as usize).clamp(LEAST_CHUNK, self.config.step_tokens),
-            None => LEAST_CHUNK.min(self.config.step_tokens),
-        }
-    }
-
-    /// A plan whose caches fit the budget: kept prefixes go first, then the sequence that began last
-    /// gives its memory back, to be computed again when there is room.
-    fn affordable_plan(&mut self, guesses: &Guesses) -> Vec<Part> {
-        loop {
-            let parts = self.plan(guesses);
-            let growth: usize = parts.iter().map(|part| self.growth(part)).sum();
-            let needed = self.running_bytes() + growth;
-            self.evict_to(needed, None);
-            if needed <= self.budget || parts.is_empty() {
-                return parts;
-            }
-            let Some(mut last) = self.running.pop() else {
-                return Vec::new();
-            };
-            if self.running.is_empty() {
-                let tokens = last.tokens.len();
-                let error = self.too_big(tokens, needed);
-                self.finish(last, |s| s.fail(error));
-                continue;
-            }
-            self.close(&mut last);
-            self.counters.queued.fetch_add(1, Relaxed);
-            self.counters.update(|m| m.preemptions += 1);
-            self.waiting.push_front(last);
-        }
-    }
-
-    fn growth(&self, part: &Part) -> usize {
-        let slot = self.running.get(part.index).and_then(|s| s.slot);
-        slot.map_or(0, |slot| {
-            let added = part.tokens + part.guessed.len();
-            self.runner.bytes(slot, added) - self.runner.bytes(slot, 0)
-        })
-    }
-
-    /// Bytes of running sequences' caches, a draft model's among them.
-    pub fn running_bytes(&self) -> usize {
-        let slots = self.running.iter().filter_map(|s| s.slot);
-        let guesses = self.guesser.as_ref().map_or(0, Guesser::bytes);
-        slots.map(|slot| self.runner.bytes(slot, 0)).sum::<usize>() + guesses
-    }
-
-    /// Lets kept prefixes go until `needed` bytes fit beside them.
-    pub fn evict_to(&mut self, needed: usize, except: Option<biplane_models::SlotId>) {
-        while needed + self.cache.bytes() > self.budget
-            && self.cache.evict(&mut *self.runner, except)
-        {}
-    }
-
-    pub fn too_big(&self, tokens: usize, needed: usize) -> Error {
-        Error::Request(format!(
-            "{tokens} tokens need {} MiB of KV cache, {} MiB are allowed; allow more (--kv-memory), shorten the prompt, or quantize the model (--isq)",
-            needed.div_ceil(1 << 20),
-            self.budget >> 20
-        ))
-    }
-
     fn step(&mut self, parts: Vec<Part>) {
         let mut plan = StepPlan::default();
         let mut prompt_tokens = 0;
@@ -397,124 +293,6 @@ impl<'a> Scheduler<'a> {
             let sequence = self.running.remove(index);
             self.finish(sequence, |_| {});
         }
-    }
-
-    /// A step failed. Alone, a sequence is to blame; of several, each is tried again alone.
-    pub fn recover(&mut self, parts: &[Part], error: Error) {
-        tracing::warn!("a step of {} sequences failed: {error}", parts.len());
-        // What else is in flight is of the same sequences.
-        self.ahead = None;
-        while guarded(|| Ok(self.runner.collect()?)).is_ok() {}
-        if let [part] = parts {
-            let sequence = self.running.remove(part.index);
-            self.finish(sequence, |s| {
-                s.computed = 0;
-                s.fail(error);
-            });
-            return;
-        }
-        for part in parts {
-            if let Some(s) = self.running.get_mut(part.index) {
-                s.alone = true;
-            }
-            self.reopen(part.index);
-        }
-    }
-
-    /// Begins a running sequence's computation anew.
-    fn reopen(&mut self, index: usize) {
-        let Some(s) = self.running.get_mut(index) else {
-            return;
-        };
-        if let Some(slot) = s.slot.take() {
-            self.runner.close(slot);
-        }
-        s.computed = 0;
-        match self.runner.open() {
-            Ok(slot) => s.slot = Some(slot),
-            Err(error) => {
-                let sequence = self.running.remove(index);
-                self.finish(sequence, |s| s.fail(error.into()));
-            }
-        }
-    }
-
-    /// Copies the cache of a sequence that has come to where others part from it.
-    fn branch_at_its_end(&mut self, index: usize) {
-        let Some(s) = self.running.get_mut(index) else {
-            return;
-        };
-        let Some(slot) = s.slot.filter(|_| s.branches.first() == Some(&s.computed)) else {
-            return;
-        };
-        s.branches.remove(0);
-        let at_prompt_end = s.branches.is_empty();
-        let tokens = s.tokens.get(..s.computed).unwrap_or_default().to_vec();
-        let needed = self.running_bytes() + self.runner.bytes(slot, 0);
-        self.evict_to(needed, None);
-        if needed <= self.budget
-            && let Ok(copy) = self.runner.fork(slot, tokens.len())
-        {
-            // The only copy from which the prompt can be had again once the answer is long.
-            if at_prompt_end && let Some(store) = &mut self.store {
-                store.save(&mut *self.runner, copy, &tokens);
-            }
-            self.cache.keep(&mut *self.runner, copy, tokens, true);
-            self.trim_kept();
-        }
-    }
-
-    /// The end of a sequence: its cache is kept for others, its last events go their way.
-    fn finish(&mut self, mut sequence: Sequence, last: impl FnOnce(&mut Sequence)) {
-        last(&mut sequence);
-        if let Some(recorder) = &mut self.recorder {
-            recorder.write(&sequence);
-        }
-        sequence.flush();
-        if let Some(guesser) = &mut self.guesser {
-            guesser.forget(sequence.id);
-        }
-        let keep = self.config.prefix_cache && sequence.shares_prefix() && sequence.computed > 0;
-        let slot = sequence.slot.take();
-        // Of what was computed ahead nobody knows.
-        let whole = slot.is_some_and(|slot| {
-            self.runner.len(slot) <= sequence.computed
-                || self.runner.truncate(slot, sequence.computed).is_ok()
-        });
-        match slot {
-            Some(slot) if keep && whole => {
-                let mut tokens = std::mem::take(&mut sequence.tokens);
-                tokens.truncate(sequence.computed);
-                if let Some(store) = &mut self.store
-                    && !self.runner.info().is_windowed()
-                {
-                    store.save(&mut *self.runner, slot, &tokens);
-                }
-                self.cache.keep(&mut *self.runner, slot, tokens, false);
-                self.trim_kept();
-            }
-            Some(slot) => self.runner.close(slot),
-            None => {}
-        }
-        self.draining.extend(sequence.into_outbox());
-    }
-
-    /// Lets go of what is kept beyond the most that may be.
-    fn trim_kept(&mut self) {
-        let most = self.config.kept_prefixes.unwrap_or(usize::MAX);
-        while self.cache.len() > most && self.cache.evict(&mut *self.runner, None) {}
-    }
-
-    /// Lets a sequence go that never began.
-    pub fn drop_unbegun(&mut self, sequence: Sequence) {
-        self.finish(sequence, |_| {});
-    }
-
-    fn close(&mut self, sequence: &mut Sequence) {
-        if let Some(slot) = sequence.slot.take() {
-            self.runner.close(slot);
-        }
-        sequence.computed = 0;
     }
 
     fn report(&self) {

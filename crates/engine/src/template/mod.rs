@@ -30,8 +30,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Error {
     /// The model has no chat template.
     #[error(
-        "{origin} has no chat template, as base models do; give the prompt as plain text (--raw) \
-         or name a template file (--chat-template)"
+        "{origin} has no chat template, as base models do; give the prompt as plain text (--raw, \
+         or /v1/completions of a server) or name a template file (--chat-template)"
     )]
     None {
         /// The model's directory or file.

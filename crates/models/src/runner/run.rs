@@ -164,6 +164,7 @@ impl<B: Backend> Runner<B> {
         let mut step = Step {
             backend: &self.backend,
             dtype: self.info.dtype,
+            kv_format: self.info.kv_format,
             ids: match chosen {
                 Some((chosen, of)) => self.reordered(chosen, &of, &wanted)?,
                 None => self.backend.from_u32s(&ids, [ids.len()])?,
@@ -321,7 +322,7 @@ impl<B: Backend> ModelRunner for Runner<B> {
 
     fn bytes(&self, slot: SlotId, added: usize) -> usize {
         self.slot(slot)
-            .map_or(0, |cache| cache.bytes(added, self.info.cache_dtype))
+            .map_or(0, |cache| cache.bytes(added, self.info.kv_format))
     }
 
     fn can_go_back_to(&self, slot: SlotId, len: usize) -> bool {
@@ -341,20 +342,19 @@ impl<B: Backend> ModelRunner for Runner<B> {
         self.reachable(slot, len)?;
         self.alone(slot)?;
         let cache = self.slot(slot)?;
-        let copy = cache.fork(&self.backend, len, self.info.cache_dtype)?;
+        let copy = cache.fork(&self.backend, len, self.info.kv_format)?;
         Ok(self.insert(copy))
     }
 
     fn export(&mut self, slot: SlotId) -> Result<Vec<u8>> {
         self.slot(slot)?;
         self.alone(slot)?;
-        Ok(self.slot(slot)?.export()?)
+        Ok(self.slot(slot)?.export(self.info.kv_format)?)
     }
 
     fn import(&mut self, bytes: &[u8], len: usize) -> Result<SlotId> {
         let info = &self.info;
-        let cache =
-            SequenceCache::import(&self.backend, &info.caches, bytes, len, info.cache_dtype)?;
+        let cache = SequenceCache::import(&self.backend, &info.caches, bytes, len, info.kv_format)?;
         Ok(self.insert(cache))
     }
 

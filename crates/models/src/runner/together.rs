@@ -82,7 +82,7 @@ impl<B: Backend> Runner<B> {
                     .filter(|(slot, _)| new.contains(slot))
                     .collect();
                 let old = old.map(|old| (old, kept.as_slice()));
-                BatchCache::new(&self.backend, self.info.cache_dtype, old, &mut joining)?
+                BatchCache::new(&self.backend, self.info.kv_format, old, &mut joining)?
             }
         };
         batch.asked = Some(asked);
@@ -111,7 +111,7 @@ impl<B: Backend> Runner<B> {
 
     fn give_back(&mut self, batch: &BatchCache<B>, row: usize, slot: SlotId) -> Result<()> {
         match self.slots.get_mut(slot.0).and_then(Option::as_mut) {
-            Some(cache) => batch.give_back(&self.backend, self.info.cache_dtype, row, cache),
+            Some(cache) => batch.give_back(&self.backend, self.info.kv_format, row, cache),
             None => Ok(()),
         }
     }

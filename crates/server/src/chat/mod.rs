@@ -15,7 +15,6 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use biplane::BackendKind;
 use clap::Args;
 
 use self::{
@@ -24,7 +23,7 @@ use self::{
     settings::Settings,
 };
 use crate::{
-    cli::{ModelArgs, backend},
+    cli::{BackendArg, ModelArgs},
     engine_args::EngineArgs,
     form_args::SamplingArgs,
     report::{self, Progress},
@@ -36,9 +35,8 @@ pub struct ChatArgs {
     #[command(flatten)]
     pub model: ModelArgs,
 
-    /// Which engine computes; the first in this build by default.
-    #[arg(long, env = "BIPLANE_BACKEND", value_parser = backend)]
-    pub backend: Option<BackendKind>,
+    #[command(flatten)]
+    pub backend: BackendArg,
 
     #[command(flatten)]
     pub engine: EngineArgs,
@@ -72,11 +70,9 @@ pub fn chat(args: ChatArgs) -> anyhow::Result<()> {
     let piped = !std::io::stdin().is_terminal();
     let message = if piped { Some(message()?) } else { None };
     let settings = Settings::of(&args.sampling)?;
-    let backend = match args.backend {
-        Some(backend) => backend,
-        None => BackendKind::default_here()?,
-    };
+    let backend = args.backend.kind()?;
     let progress = Progress::new(args.quiet);
+    progress.begin(args.model.model.as_deref());
     let mut builder = progress
         .watch(args.model.builder(backend))
         .with_engine(args.engine.config());

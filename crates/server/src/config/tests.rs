@@ -1,6 +1,6 @@
 use std::ffi::OsString;
 
-use biplane::{Device, IsqType};
+use biplane::{Device, IsqType, KvType};
 use clap::{CommandFactory, FromArgMatches};
 
 use super::*;
@@ -35,12 +35,13 @@ fn serve(text: &str, line: &str) -> crate::serve_args::ServeArgs {
 #[test]
 fn flags_count_before_the_file_and_the_file_before_defaults() {
     let text = "port = 1\ndevice = \"cpu\"\ncors-origin = [\"http://a\", \"http://b\"]\ninsecure = true\n\
-                [serve]\nport = 2\nisq = \"Q4K\"\n[chat]\nport-of-another = 3\n";
+                [serve]\nport = 2\nisq = \"Q4K\"\nkv-type = \"q8\"\n[chat]\nport-of-another = 3\n";
     let text = text.replace("[chat]\nport-of-another = 3\n", "");
     let args = serve(&text, "biplane serve");
     assert_eq!(args.options.port, 2);
     assert_eq!(args.options.model.device, Device::Cpu);
     assert_eq!(args.options.model.isq.isq, Some(IsqType::Q4K));
+    assert_eq!(args.options.model.kv_type, KvType::Q8);
     assert_eq!(args.options.cors_origin, ["http://a", "http://b"]);
     assert!(args.options.insecure);
     assert_eq!(args.options.max_queue, 256);

@@ -47,6 +47,11 @@ impl Fields {
         self.0.remove(name).filter(|value| !value.is_null())
     }
 
+    /// Adds fields, which replace those of their names.
+    pub fn extend(&mut self, more: Map<String, Value>) {
+        self.0.extend(more);
+    }
+
     /// What a field is, which stays; null where it is absent.
     pub fn peek(&self, name: &str) -> Value {
         self.0.get(name).cloned().unwrap_or_default()

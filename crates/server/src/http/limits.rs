@@ -25,6 +25,8 @@ pub const HEAD_TIME: Duration = Duration::from_secs(10);
 pub const STALLED: Duration = Duration::from_secs(30);
 /// How long running answers may go on when the server is told to end.
 pub const DRAIN: Duration = Duration::from_secs(30);
+/// How long a request may be on its way on an open connection when the server is told to end.
+pub const LATE: Duration = Duration::from_millis(200);
 /// How long an engine with work may give no sign of life.
 pub const SILENT: Duration = Duration::from_secs(30);
 /// Silence in a stream until a comment says that the server is still there.

@@ -41,7 +41,14 @@ pub async fn serve_router(
         }
     }
     app.drain();
-    let mut drained = pin!(tokio::time::timeout(limits::DRAIN, graceful.shutdown()));
+    let ending = async {
+        // A connection without a request is closed at once; one on its way is to be answered first.
+        if graceful.count() > 0 {
+            tokio::time::sleep(limits::LATE).await;
+        }
+        graceful.shutdown().await;
+    };
+    let mut drained = pin!(tokio::time::timeout(limits::DRAIN, ending));
     loop {
         tokio::select! {
             _ = &mut drained => break,

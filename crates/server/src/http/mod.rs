@@ -73,13 +73,16 @@ pub fn router(app: Shared) -> Router {
 }
 
 async fn not_found(uri: axum::http::Uri) -> ApiError {
-    let message = format!("there is nothing at {}; see /v1/models", uri.path());
+    let message = format!("there is nothing at {}; see /openapi.json", uri.path());
     let status = axum::http::StatusCode::NOT_FOUND;
     ApiError::new(status, "invalid_request_error", message).with_code("not_found")
 }
 
 async fn wrong_method(method: axum::http::Method, uri: axum::http::Uri) -> ApiError {
-    let message = format!("{method} is not allowed at {}", uri.path());
+    let message = format!(
+        "{method} is not allowed at {}; see /openapi.json",
+        uri.path()
+    );
     let status = axum::http::StatusCode::METHOD_NOT_ALLOWED;
     ApiError::new(status, "invalid_request_error", message).with_code("method_not_allowed")
 }

@@ -59,6 +59,7 @@ impl Registry {
         before: Option<IsqType>,
     ) -> Result<(), Failure> {
         let begin = Instant::now();
+        let at_start = matches!(&slot.live().state, State::Loading(loading) if loading.at_start);
         let made = self.make(slot).await;
         let outcome = slot.change(|live| match &made {
             Ok(model) => {
@@ -87,6 +88,8 @@ impl Registry {
             Ok(()) => {
                 tracing::info!("{} is loaded, in {:.1?}", slot.name, begin.elapsed());
             }
+            // Whoever ends the program for it says why.
+            Err(_) if at_start => {}
             Err(error) => tracing::warn!("{error}"),
         }
         let _ = told.send(Some(outcome));
@@ -135,11 +138,8 @@ impl Registry {
         loop {
             // From before looking: what changes meanwhile counts.
             let mut changed = self.0.changed.subscribe();
-            let others = self
-                .0
-                .slots
-                .iter()
-                .filter(|other| !Arc::ptr_eq(other, slot));
+            let slots = self.0.slots();
+            let others = slots.iter().filter(|other| !Arc::ptr_eq(other, slot));
             let held: Vec<_> = others.filter_map(|other| other.held(&**other)).collect();
             match limits.room(need, &held) {
                 Room::Enough => {
@@ -151,7 +151,7 @@ impl Registry {
                     return Ok(());
                 }
                 Room::Unload(other) => {
-                    let other = self.0.slots.iter().find(|s| std::ptr::eq(&***s, other));
+                    let other = slots.iter().find(|s| std::ptr::eq(&***s, other));
                     // It may have been asked for in this moment.
                     if let Some(other) = other
                         && let Some(model) = other.take_idle(Duration::ZERO)

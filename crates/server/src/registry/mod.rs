@@ -5,12 +5,17 @@
 //! which model goes for another, `load` brings and takes them.
 
 mod error;
+mod folders;
 mod load;
 mod room;
 mod slot;
 mod sources;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
 
 use biplane::{BackendKind, IsqType, Metrics, Model, ModelBuilder, Outline};
 use futures::future::BoxFuture;
@@ -18,8 +23,9 @@ use tokio::sync::watch;
 
 pub use self::{
     error::{Error, Result},
+    folders::{Find, Folders},
     room::Limits,
-    sources::{Source, sources},
+    sources::{Empty, Source, sources},
 };
 use self::{
     load::Failure,
@@ -35,8 +41,11 @@ pub type Prepare = Arc<dyn Fn(Model) -> BoxFuture<'static, Model> + Send + Sync>
 pub struct Registry(Arc<Inner>);
 
 struct Inner {
-    /// The first is asked where none is named; there is always one.
-    slots: Vec<Arc<Slot>>,
+    /// The first is asked where none is named.
+    slots: RwLock<Vec<Arc<Slot>>>,
+    folders: Option<Folders>,
+    /// What models are quantized to that nobody has quantized otherwise.
+    isq: Option<IsqType>,
     backend: BackendKind,
     limits: Limits,
     prepare: Prepare,
@@ -44,6 +53,16 @@ struct Inner {
     room: tokio::sync::Mutex<()>,
     /// Told of whatever a load or a request may wait for.
     changed: watch::Sender<()>,
+}
+
+/// A model by its name.
+#[derive(Clone)]
+pub struct Entry {
+    pub name: String,
+    /// What loads it, but for the quantization.
+    pub builder: ModelBuilder,
+    /// Where in a folder it was found; none where the command line names it.
+    pub place: Option<PathBuf>,
 }
 
 /// A model that is lent out, until the last clone of the handle is gone.
@@ -91,29 +110,33 @@ pub enum Stage {
 }
 
 impl Registry {
-    /// Nothing is loaded yet. There is a model, and no two have the same name.
+    /// Nothing is loaded yet. No two models have the same name.
     pub fn new(
-        models: Vec<(String, ModelBuilder)>,
+        models: Vec<Entry>,
         backend: BackendKind,
         isq: Option<IsqType>,
         limits: Limits,
         prepare: Prepare,
+        folders: Option<Find>,
     ) -> Self {
-        let changed = watch::Sender::new(());
-        let slot = |(name, base)| Arc::new(Slot::new(name, base, isq, changed.clone()));
-        Registry(Arc::new(Inner {
-            slots: models.into_iter().map(slot).collect(),
+        let inner = Inner {
+            slots: RwLock::default(),
+            folders: folders.map(Folders::new),
+            isq,
             backend,
             limits,
             prepare,
             room: tokio::sync::Mutex::new(()),
-            changed,
-        }))
+            changed: watch::Sender::new(()),
+        };
+        let slot = |entry| Arc::new(inner.slot(entry));
+        inner.replace(models.into_iter().map(slot).collect());
+        Registry(Arc::new(inner))
     }
 
-    /// Whether there is one model only.
+    /// Whether there is one model only, and no other can come.
     pub fn is_alone(&self) -> bool {
-        self.0.slots.len() == 1
+        self.0.folders.is_none() && self.0.slots().len() == 1
     }
 
     /// What all models compute on.
@@ -123,8 +146,10 @@ impl Registry {
 
     /// Whether requests can be taken at all; each model's own state is its lease's matter.
     pub fn check(&self) -> Result<()> {
-        let slots = &self.0.slots;
-        let [slot] = &slots[..] else { return Ok(()) };
+        let slots = self.0.slots();
+        let ([slot], true) = (&slots[..], self.is_alone()) else {
+            return Ok(());
+        };
         match &slot.live().state {
             State::Loading(loading) if loading.at_start => Err(Error::Starting {
                 message: loading.message.clone(),
@@ -140,7 +165,7 @@ impl Registry {
         let slot = match asked {
             None | Some("") => self.first()?,
             Some("default") => self.find("default").or_else(|_| self.first())?,
-            Some(name) => self.find(name)?,
+            Some(name) => self.wanted(name).await?,
         };
         let _wanted = Wanted::new(&slot);
         loop {
@@ -185,7 +210,7 @@ impl Registry {
 
     /// Loads a model, where it is not yet.
     pub async fn load(&self, name: &str) -> Result<Status> {
-        let slot = self.find(name)?;
+        let slot = self.wanted(name).await?;
         let fault = match &slot.live().state {
             State::Loaded { model, .. } => !model.is_loaded(),
             _ => false,
@@ -224,11 +249,12 @@ impl Registry {
 
     /// How far all models are, in their order.
     pub fn list(&self) -> Vec<Status> {
-        self.0.slots.iter().map(|slot| status(slot)).collect()
+        self.0.slots().iter().map(|slot| status(slot)).collect()
     }
 
     /// How far a model is.
-    pub fn status(&self, name: &str) -> Result<Status> {
+    pub async fn status(&self, name: &str) -> Result<Status> {
+        self.refresh().await;
         Ok(status(&*self.find(name)?))
     }
 
@@ -238,7 +264,7 @@ impl Registry {
             State::Loaded { model, .. } => Some((slot.name.clone(), model.metrics())),
             _ => None,
         };
-        self.0.slots.iter().filter_map(metrics).collect()
+        self.0.slots().iter().filter_map(metrics).collect()
     }
 
     /// From now on models go that nobody has asked for so long.
@@ -248,7 +274,7 @@ impl Registry {
         tokio::spawn(async move {
             loop {
                 tokio::time::sleep(every).await;
-                for slot in &registry.0.slots {
+                for slot in &registry.0.slots() {
                     if let Some(model) = slot.take_idle(rest) {
                         tracing::info!("{} is unloaded: nobody asks", slot.name);
                         registry.close(slot, Some(model)).await;
@@ -263,24 +289,34 @@ impl Registry {
     pub fn look(&self) {
         let registry = self.clone();
         tokio::task::spawn_blocking(move || {
-            registry.0.slots.iter().for_each(|slot| load::look(slot));
+            registry.0.slots().iter().for_each(|slot| load::look(slot));
         });
     }
 
     fn first(&self) -> Result<Arc<Slot>> {
-        let first = self.0.slots.first().cloned();
+        let first = self.0.slots().first().cloned();
         first.ok_or_else(|| self.unknown(""))
     }
 
     fn find(&self, name: &str) -> Result<Arc<Slot>> {
-        let found = self.0.slots.iter().find(|slot| slot.name == name);
-        found.cloned().ok_or_else(|| self.unknown(name))
+        let slots = self.0.slots();
+        let found = slots.into_iter().find(|slot| slot.name == name);
+        found.ok_or_else(|| self.unknown(name))
+    }
+
+    /// A model that may have come into a folder just now.
+    async fn wanted(&self, name: &str) -> Result<Arc<Slot>> {
+        if let Ok(slot) = self.find(name) {
+            return Ok(slot);
+        }
+        self.refresh().await;
+        self.find(name)
     }
 
     fn unknown(&self, asked: &str) -> Error {
         /// Names that an error lists.
         const SHOWN: usize = 8;
-        let all = &self.0.slots;
+        let all = self.0.slots();
         let names: Vec<String> = all.iter().map(|slot| format!("{:?}", slot.name)).collect();
         let known = match names.get(..SHOWN) {
             Some(some) if names.len() > SHOWN => {
@@ -288,12 +324,31 @@ impl Registry {
                 let more = names.len() - SHOWN;
                 format!("{} and {more} more, see /v1/models{hint}", some.join(", "))
             }
+            _ if names.is_empty() => "none".into(),
             _ => names.join(", "),
         };
         Error::Unknown {
             asked: asked.to_owned(),
             known,
         }
+    }
+}
+
+impl Inner {
+    /// All slots as they are now.
+    fn slots(&self) -> Vec<Arc<Slot>> {
+        self.slots
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn replace(&self, slots: Vec<Arc<Slot>>) {
+        *self.slots.write().unwrap_or_else(PoisonError::into_inner) = slots;
+    }
+
+    fn slot(&self, entry: Entry) -> Slot {
+        Slot::new(entry, self.isq, self.changed.clone())
     }
 }
 

@@ -1,6 +1,7 @@
 //! One name, and how far its model is.
 
 use std::{
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -9,7 +10,9 @@ use biplane::{IsqType, Model, ModelBuilder, Outline};
 use tokio::sync::watch;
 
 use super::{
+    Entry,
     error::{Error, Result},
+    folders::{self, Stamp},
     room::{Held, Use},
 };
 
@@ -21,6 +24,8 @@ pub struct Slot {
     pub name: String,
     /// What loads it, but for the quantization.
     base: ModelBuilder,
+    /// Where in a folder it was found.
+    pub place: Option<PathBuf>,
     live: Mutex<Live>,
     /// The registry's own: told of whatever others may wait for.
     changed: watch::Sender<()>,
@@ -38,6 +43,8 @@ pub struct Live {
     /// How often it was loaded.
     pub loads: u64,
     pub outline: Option<Outline>,
+    /// What its place was like when that was read.
+    pub stamp: Stamp,
 }
 
 pub enum State {
@@ -86,15 +93,10 @@ pub enum Claim {
 }
 
 impl Slot {
-    pub fn new(
-        name: String,
-        base: ModelBuilder,
-        isq: Option<IsqType>,
-        changed: watch::Sender<()>,
-    ) -> Self {
+    pub fn new(entry: Entry, isq: Option<IsqType>, changed: watch::Sender<()>) -> Self {
         Slot {
-            name,
-            base,
+            name: entry.name,
+            base: entry.builder,
             live: Mutex::new(Live {
                 state: State::Unloaded,
                 isq,
@@ -103,7 +105,9 @@ impl Slot {
                 last_used: Instant::now(),
                 loads: 0,
                 outline: None,
+                stamp: entry.place.as_deref().and_then(folders::stamp),
             }),
+            place: entry.place,
             changed,
         }
     }
@@ -177,6 +181,18 @@ impl Slot {
                 remedy: "load it anew (POST /v1/models/load), or restart the server",
             },
         }
+    }
+
+    /// Whether somebody has the model, wants it, or changes something.
+    pub fn is_busy(&self) -> bool {
+        let live = self.live();
+        let moves = match &live.state {
+            State::Loading(loading) => !loading.is_lost(),
+            State::Closing { .. } => true,
+            State::Loaded { leaving, .. } => *leaving,
+            State::Unloaded | State::Failed(_) => false,
+        };
+        moves || live.leases > 0 || live.wanted > 0
     }
 
     /// Takes the model out, if nobody has it or wants it, and it has not been used for so long.

@@ -21,6 +21,17 @@ pub struct Source {
     pub name: String,
     /// A path or an id of the hub; none is the starter model.
     pub model: Option<String>,
+    /// Whether it was found in a folder.
+    pub found: bool,
+}
+
+/// What is to become of a folder without models.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Empty {
+    /// It is a mistake at the start,
+    Refused,
+    /// and may be so for a while later.
+    Allowed,
 }
 
 /// The models of a command line: those that are named, then those of the folders.
@@ -28,12 +39,14 @@ pub fn sources(
     models: &[String],
     folders: &[PathBuf],
     only_name: Option<&str>,
+    empty: Empty,
 ) -> anyhow::Result<Vec<Source>> {
     let mut all: Vec<Source> = models.iter().map(|model| named(model)).collect();
     if models.is_empty() && folders.is_empty() {
         all.push(Source {
             name: name_of(None),
             model: None,
+            found: false,
         });
     }
     if let Some(name) = only_name {
@@ -46,6 +59,12 @@ pub fn sources(
     }
     for folder in folders {
         let found = of_folder(folder)?;
+        if found.is_empty() && empty == Empty::Refused {
+            bail!(
+                "--models-dir {}: there is no GGUF file, and no directory with a config.json",
+                folder.display()
+            );
+        }
         // What is named and lies there too has the name that it was given.
         let here = |source: &Source| {
             let path = source.model.as_deref().map(Path::new);
@@ -85,10 +104,12 @@ fn named(model: &str) -> Source {
         Some((name, source)) => Source {
             name: name.to_owned(),
             model: Some(source.to_owned()),
+            found: false,
         },
         None => Source {
             name: name_of(Some(model)),
             model: Some(model.to_owned()),
+            found: false,
         },
     }
 }
@@ -99,12 +120,6 @@ fn of_folder(folder: &Path) -> anyhow::Result<Vec<Source>> {
     let at = || format!("--models-dir {}", folder.display());
     let mut paths = Vec::new();
     collect(folder, 0, &mut paths).with_context(at)?;
-    if paths.is_empty() {
-        bail!(
-            "{}: there is no GGUF file, and no directory with a config.json",
-            at()
-        );
-    }
     if paths.len() > MOST {
         bail!(
             "{}: {} models, at most {MOST} are served; name a folder below it",
@@ -136,6 +151,7 @@ fn of_folder(folder: &Path) -> anyhow::Result<Vec<Source>> {
         Source {
             name: own,
             model: Some(path.to_string_lossy().into_owned()),
+            found: true,
         }
     };
     Ok(paths.iter().map(source).collect())
@@ -173,18 +189,22 @@ mod tests {
     #[test]
     fn models_have_their_own_names_or_given_ones() {
         let all = ["small=org/name:Q4_K_M", "org/other", "./a=b.gguf"].map(String::from);
-        let all = sources(&all, &[], None).unwrap();
+        let all = sources(&all, &[], None, Empty::Refused).unwrap();
         assert_eq!(names(&all), ["small", "org/other", "./a=b.gguf"]);
         assert_eq!(all[0].model.as_deref(), Some("org/name:Q4_K_M"));
-        let one = sources(&["org/name".into()], &[], Some("mine")).unwrap();
+        let one = sources(&["org/name".into()], &[], Some("mine"), Empty::Refused).unwrap();
         assert_eq!(names(&one), ["mine"]);
-        let starter = sources(&[], &[], None).unwrap();
+        let starter = sources(&[], &[], None, Empty::Refused).unwrap();
         assert_eq!(names(&starter), ["SmolLM2-135M-Instruct"]);
         let same = ["a=x.gguf", "a=y.gguf"].map(String::from);
-        let error = sources(&same, &[], None).unwrap_err().to_string();
+        let error = sources(&same, &[], None, Empty::Refused)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("x.gguf and y.gguf"), "{error}");
         let two = ["a=x.gguf", "b=y.gguf"].map(String::from);
-        let error = sources(&two, &[], Some("c")).unwrap_err().to_string();
+        let error = sources(&two, &[], Some("c"), Empty::Refused)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("-m NAME=MODEL"), "{error}");
     }
 
@@ -209,18 +229,22 @@ mod tests {
             fs::write(at(file), "").unwrap();
         }
         let folders = [folder.path().to_owned()];
-        let all = sources(&[], &folders, None).unwrap();
+        let all = sources(&[], &folders, None, Empty::Refused).unwrap();
         let found = ["one", "two", "q4/model.gguf", "q8/model.gguf", "three"];
         assert_eq!(names(&all), found);
         let given = format!("mine={}", at("three.gguf").display());
-        let all = sources(&[given], &folders, None).unwrap();
+        let all = sources(&[given], &folders, None, Empty::Refused).unwrap();
         assert_eq!(
             names(&all),
             ["mine", "one", "two", "q4/model.gguf", "q8/model.gguf"]
         );
         let empty = [at("org/empty")];
-        let error = sources(&[], &empty, None).unwrap_err().to_string();
+        let error = sources(&[], &empty, None, Empty::Refused)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("--models-dir"), "{error}");
-        assert!(sources(&[], &[at("not-there")], None).is_err());
+        let later = sources(&[], &empty, None, Empty::Allowed).unwrap();
+        assert_eq!(later, []);
+        assert!(sources(&[], &[at("not-there")], None, Empty::Refused).is_err());
     }
 }

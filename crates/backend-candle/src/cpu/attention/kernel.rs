@@ -2,16 +2,24 @@
 // instructions, and where it is not inlined all registers go to memory.
 #![allow(clippy::needless_range_loop)]
 
+mod rows;
+mod score;
+mod weigh;
+
 use std::ops::Range;
 
 use biplane_backend::AttentionMask;
 
 use crate::cpu::elementwise::Exponentials;
-use half::f16;
 
-use crate::cpu::simd::{Kernel, Simd, prefetch};
+use crate::cpu::simd::{Kernel, Simd};
 use crate::cpu::{Kept, SharedOut, Strided};
 
+use self::{
+    rows::{Rows, room_for_codes},
+    score::score,
+    weigh::weigh_block,
+};
 use super::AttentionShape;
 
 /// Queries that meet a key or a value while it is in registers.
@@ -20,15 +28,10 @@ pub(super) const TILE: usize = 3;
 pub(super) const MAX_QUERIES: usize = 4 * TILE;
 /// Keys that all queries of a task meet while they are in the first-level cache.
 pub(super) const KEY_BLOCK: usize = 64;
-/// Floats of a block of keys or values that were kept as `f16`.
+/// Floats of a block of keys or values that were kept otherwise.
 const WIDENED: usize = 4096;
 /// Keys whose scores are computed at once.
 const KEYS: usize = 4;
-/// Keys or values to ask the memory for before they are needed: a decode step's lie there, and the
-/// processor itself looks no further than a page.
-const AHEAD: usize = 16;
-/// Floats of a cache line.
-const LINE: usize = 16;
 
 /// Some queries of one key head. Queries of a key head are numbered position by position, the heads
 /// of a position next to each other.
@@ -80,15 +83,18 @@ impl Queries<'_> {
     fn block(&self) -> usize {
         match self.k {
             Kept::F32(_) => KEY_BLOCK,
-            Kept::F16(_) => (WIDENED / self.shape.head_dim).clamp(KEYS, KEY_BLOCK) / KEYS * KEYS,
+            Kept::F16(_) | Kept::Codes(_) => {
+                (WIDENED / self.shape.head_dim).clamp(KEYS, KEY_BLOCK) / KEYS * KEYS
+            }
         }
     }
 
-    /// Floats of room for a block that was kept as `f16`.
+    /// Floats of room for a block that was kept otherwise.
     pub fn room_len(&self) -> usize {
         match self.k {
             Kept::F32(_) => 0,
             Kept::F16(_) => self.block() * self.shape.head_dim,
+            Kept::Codes(_) => room_for_codes(self.block(), self.shape.head_dim),
         }
     }
 
@@ -214,7 +220,7 @@ unsafe fn score_keys<V: Simd>(
         let block = block..some.end.min(block + size);
         // SAFETY: the caller's contract.
         unsafe {
-            let rows = Rows::of::<V>(queries.k, queries.kv_head, &block, &(0..d), room);
+            let rows = Rows::of::<V>(queries.k, queries.kv_head, &block, &(0..d), d, room);
             for first in (0..n).step_by(TILE) {
                 let tile = first..n.min(first + TILE);
                 let block = clip(&queries.visible_to_any(tile.clone()), &block);
@@ -268,7 +274,14 @@ unsafe fn weigh_values<V: Simd>(
         }
         for block in keys.clone().step_by(size) {
             let block = block..keys.end.min(block + size);
-            let rows = Rows::of::<V>(queries.v, queries.kv_head, &block, &elements, room);
+            let rows = Rows::of::<V>(
+                queries.v,
+                queries.kv_head,
+                &block,
+                &elements,
+                queries.shape.head_dim,
+                room,
+            );
             for first in (0..n).step_by(TILE) {
                 match n - first {
                     1 => weigh_block::<V, 1>(
@@ -291,334 +304,9 @@ unsafe fn weigh_values<V: Simd>(
     }
 }
 
-/// Some elements of neighbouring keys or values of one head, as `f32`.
-#[derive(Clone, Copy)]
-struct Rows {
-    start: *const f32,
-    stride: usize,
-    /// The key at `start`.
-    first: usize,
-    /// Whether they lie in the cache's memory, so that those after them may be asked for.
-    in_place: bool,
-}
-
-impl Rows {
-    /// What is kept as `f16` is widened into `room`.
-    #[inline(always)]
-    unsafe fn of<V: Simd>(
-        kept: Kept<'_>,
-        head: usize,
-        keys: &Range<usize>,
-        elements: &Range<usize>,
-        room: *mut f32,
-    ) -> Rows {
-        let n = elements.len();
-        let kept = match kept {
-            Kept::F32(kept) => {
-                return Rows {
-                    start: kept.row(head, keys.start, elements.end)[elements.start..].as_ptr(),
-                    stride: kept.token_stride,
-                    first: keys.start,
-                    in_place: true,
-                };
-            }
-            Kept::F16(kept) => kept,
-        };
-        let whole = n / V::LANES * V::LANES;
-        for (i, key) in keys.clone().enumerate() {
-            let row = &kept.row(head, key, elements.end)[elements.start..];
-            let ahead = row.as_ptr().wrapping_add(AHEAD * kept.token_stride);
-            for at in (0..n).step_by(2 * LINE) {
-                prefetch(ahead.wrapping_add(at));
-            }
-            // SAFETY: the row has `n` elements, and there is room for a block of them.
-            unsafe {
-                let to = room.add(i * n);
-                for at in (0..whole).step_by(V::LANES) {
-                    V::store(to.add(at), V::load_f16(row.as_ptr().add(at).cast()));
-                }
-                for (at, x) in row.iter().enumerate().skip(whole) {
-                    *to.add(at) = f16::to_f32(*x);
-                }
-            }
-        }
-        Rows {
-            start: room,
-            stride: n,
-            first: keys.start,
-            in_place: false,
-        }
-    }
-
-    /// Without the first elements.
-    #[inline(always)]
-    fn after(&self, elements: usize) -> Rows {
-        Rows {
-            start: self.start.wrapping_add(elements),
-            ..*self
-        }
-    }
-
-    #[inline(always)]
-    fn row(&self, key: usize) -> *const f32 {
-        self.start.wrapping_add((key - self.first) * self.stride)
-    }
-}
-
 /// What two ranges share.
 #[inline(always)]
 fn clip(a: &Range<usize>, b: &Range<usize>) -> Range<usize> {
     let start = a.start.max(b.start);
     start..a.end.min(b.end).max(start)
-}
-
-/// Scaled scores of `T` queries against some keys, into the queries' rows of `scores`.
-#[inline(always)]
-unsafe fn score<V: Simd, const T: usize>(
-    queries: &Queries<'_>,
-    rows: &Rows,
-    first: usize,
-    block: Range<usize>,
-    scores: *mut f32,
-    keys: &Range<usize>,
-) {
-    let d = queries.shape.head_dim;
-    let mut q = [std::ptr::null(); T];
-    for (t, q) in q.iter_mut().enumerate() {
-        let (head, position) = queries.place(first + t);
-        *q = queries.q.row(head, position, d).as_ptr();
-    }
-    let mut key = block.start;
-    // SAFETY: rows of `d` elements; every query has a row of scores for `keys`.
-    unsafe {
-        while key + KEYS <= block.end {
-            if rows.in_place {
-                for i in 0..KEYS {
-                    let ahead = rows.row(key + AHEAD + i);
-                    for at in (0..d).step_by(LINE) {
-                        prefetch(ahead.wrapping_add(at));
-                    }
-                }
-            }
-            let mut k = [rows.row(key); KEYS];
-            for i in 1..KEYS {
-                k[i] = rows.row(key + i);
-            }
-            let dots = dots::<V, T, KEYS>(q, k, d);
-            put(queries, first, key - keys.start, keys.len(), dots, scores);
-            key += KEYS;
-        }
-        while key < block.end {
-            let dots = dots::<V, T, 1>(q, [rows.row(key)], d);
-            put(queries, first, key - keys.start, keys.len(), dots, scores);
-            key += 1;
-        }
-    }
-}
-
-/// Scales and stores the scores of neighbouring keys, the first in column `at` of rows of `width`.
-#[inline(always)]
-unsafe fn put<const T: usize, const K: usize>(
-    queries: &Queries<'_>,
-    first: usize,
-    at: usize,
-    width: usize,
-    dots: [[f32; K]; T],
-    scores: *mut f32,
-) {
-    for t in 0..T {
-        // SAFETY: every query has a row of scores.
-        unsafe {
-            let to = scores.add((first + t) * width + at);
-            for i in 0..K {
-                *to.add(i) = dots[t][i] * queries.scale;
-            }
-        }
-    }
-}
-
-/// Dot products of every `k` with every `q`.
-#[inline(always)]
-unsafe fn dots<V: Simd, const T: usize, const K: usize>(
-    q: [*const f32; T],
-    k: [*const f32; K],
-    d: usize,
-) -> [[f32; K]; T] {
-    let whole = d / V::LANES * V::LANES;
-    // SAFETY: the caller's contract.
-    unsafe {
-        let mut sums = [[V::splat(0.0); K]; T];
-        for at in (0..whole).step_by(V::LANES) {
-            for i in 0..K {
-                let k = V::load(k[i].add(at));
-                for t in 0..T {
-                    sums[t][i] = V::fma(V::load(q[t].add(at)), k, sums[t][i]);
-                }
-            }
-        }
-        let mut dots = [[0.0; K]; T];
-        for t in 0..T {
-            for i in 0..K / 4 {
-                let four = V::sum4(*sums[t].as_ptr().add(4 * i).cast());
-                dots[t][4 * i..4 * i + 4].copy_from_slice(&four);
-            }
-            for i in K / 4 * 4..K {
-                dots[t][i] = V::sum(sums[t][i]);
-            }
-            for i in 0..K {
-                for at in whole..d {
-                    dots[t][i] += *q[t].add(at) * *k[i].add(at);
-                }
-            }
-        }
-        dots
-    }
-}
-
-/// Adds a block's weighted values to the outputs of `T` queries: together for the keys that all see,
-/// one by one for those before and after, so that each adds its keys in order and no others.
-#[inline(always)]
-unsafe fn weigh_block<V: Simd, const T: usize>(
-    queries: &Queries<'_>,
-    rows: &Rows,
-    elements: &Range<usize>,
-    first: usize,
-    block: &Range<usize>,
-    weights: *const f32,
-    keys: &Range<usize>,
-) {
-    let (mut from, mut to) = ([0; T], [0; T]);
-    let (mut start, mut end) = (0, usize::MAX);
-    let mut out = [std::ptr::null_mut(); T];
-    for t in 0..T {
-        let seen = clip(&queries.visible(first + t), block);
-        (from[t], to[t]) = (seen.start, seen.end);
-        (start, end) = (start.max(seen.start), end.min(seen.end));
-        // SAFETY: the elements are among the output's.
-        out[t] = unsafe { queries.out(first + t).add(elements.start) };
-    }
-    let d = elements.len();
-    // SAFETY: every query has a row of weights for `keys`, counted from their start.
-    unsafe {
-        let row = weights.wrapping_sub(keys.start);
-        let mut weights = [row; T];
-        for t in 0..T {
-            weights[t] = row.wrapping_add((first + t) * keys.len());
-        }
-        if start >= end {
-            for t in 0..T {
-                weigh::<V, 1>(rows, d, from[t]..to[t], [weights[t]], [out[t]]);
-            }
-            return;
-        }
-        for t in 0..T {
-            weigh::<V, 1>(rows, d, from[t]..start, [weights[t]], [out[t]]);
-        }
-        weigh::<V, T>(rows, d, start..end, weights, out);
-        for t in 0..T {
-            weigh::<V, 1>(rows, d, end..to[t], [weights[t]], [out[t]]);
-        }
-    }
-}
-
-/// Adds the weighted values of some keys to outputs. A key's weight is at its number.
-#[inline(always)]
-unsafe fn weigh<V: Simd, const T: usize>(
-    rows: &Rows,
-    d: usize,
-    keys: Range<usize>,
-    weights: [*const f32; T],
-    out: [*mut f32; T],
-) {
-    if keys.is_empty() {
-        return;
-    }
-    let values = Rows {
-        start: rows.row(keys.start),
-        first: 0,
-        ..*rows
-    };
-    let weights = after(weights, keys.start);
-    let n = keys.len();
-    // SAFETY: the caller's contract; `at` and the lanes after it stay below `d`.
-    unsafe {
-        let mut at = 0;
-        // A lone query needs more chains of additions to keep the units busy.
-        while T == 1 && at + 8 * V::LANES <= d {
-            weigh_lanes::<V, T, 8>(values.after(at), n, weights, after_mut(out, at));
-            at += 8 * V::LANES;
-        }
-        while at + 4 * V::LANES <= d {
-            weigh_lanes::<V, T, 4>(values.after(at), n, weights, after_mut(out, at));
-            at += 4 * V::LANES;
-        }
-        while at + V::LANES <= d {
-            weigh_lanes::<V, T, 1>(values.after(at), n, weights, after_mut(out, at));
-            at += V::LANES;
-        }
-        for at in at..d {
-            for t in 0..T {
-                for i in 0..n {
-                    *out[t].add(at) += *weights[t].add(i) * *values.row(i).add(at);
-                }
-            }
-        }
-    }
-}
-
-/// Pointers that many elements further on.
-#[inline(always)]
-fn after<const T: usize>(mut pointers: [*const f32; T], elements: usize) -> [*const f32; T] {
-    for p in &mut pointers {
-        *p = p.wrapping_add(elements);
-    }
-    pointers
-}
-
-/// As [`after`].
-#[inline(always)]
-fn after_mut<const T: usize>(mut pointers: [*mut f32; T], elements: usize) -> [*mut f32; T] {
-    for p in &mut pointers {
-        *p = p.wrapping_add(elements);
-    }
-    pointers
-}
-
-/// As [`weigh`], for `N` vectors of the values' elements.
-#[inline(always)]
-unsafe fn weigh_lanes<V: Simd, const T: usize, const N: usize>(
-    values: Rows,
-    n: usize,
-    weights: [*const f32; T],
-    out: [*mut f32; T],
-) {
-    // SAFETY: the caller's contract.
-    unsafe {
-        let mut sums = [[V::splat(0.0); N]; T];
-        for t in 0..T {
-            for i in 0..N {
-                sums[t][i] = V::load(out[t].add(i * V::LANES));
-            }
-        }
-        for key in 0..n {
-            if values.in_place {
-                for at in (0..N * V::LANES).step_by(LINE) {
-                    prefetch(values.row(key + AHEAD).wrapping_add(at));
-                }
-            }
-            // A value at a time: sums, weights and it just fit the registers.
-            #[allow(clippy::needless_range_loop)]
-            for i in 0..N {
-                let value = V::load(values.row(key).add(i * V::LANES));
-                for t in 0..T {
-                    sums[t][i] = V::fma(V::splat(*weights[t].add(key)), value, sums[t][i]);
-                }
-            }
-        }
-        for t in 0..T {
-            for i in 0..N {
-                V::store(out[t].add(i * V::LANES), sums[t][i]);
-            }
-        }
-    }
 }

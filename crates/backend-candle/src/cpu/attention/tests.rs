@@ -1,5 +1,16 @@
 use super::*;
+use crate::cpu::Codes;
+use crate::cpu::quantize::{Quantized, quantize};
 use half::f16;
+
+/// How keys and values are kept.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Form {
+    Floats,
+    Halves,
+    /// In so many bits.
+    Codes(usize),
+}
 
 /// Heads' keys and values head-major with spare capacity, queries token-major: as the cache and a
 /// projection give them.
@@ -9,8 +20,7 @@ struct Case {
     k: Vec<f32>,
     v: Vec<f32>,
     capacity: usize,
-    /// Whether keys and values are kept as `f16`.
-    halves: bool,
+    form: Form,
 }
 
 fn noise(n: usize, seed: u32) -> Vec<f32> {
@@ -42,7 +52,7 @@ impl Case {
             k,
             v: noise(kv_heads * capacity * head_dim, 3),
             capacity,
-            halves: false,
+            form: Form::Floats,
         }
     }
 
@@ -80,7 +90,14 @@ impl Case {
             token_stride: head_dim,
         };
         let mut out = vec![f32::NAN; (to - from) * token];
-        if self.halves {
+        if let Form::Codes(bits) = self.form {
+            // The room beyond the keys has NaN: it must not be looked at.
+            let (k, v) = (quantize(&self.k, bits), quantize(&self.v, bits));
+            let kept = |q| codes_of(q, bits, self.capacity, head_dim);
+            attention_with(isa, q, kept(&k), kept(&v), shape, mask, 0.3, &mut out);
+            return out;
+        }
+        if self.form == Form::Halves {
             let halves = |x: &[f32]| x.iter().map(|&x| f16::from_f32(x)).collect::<Vec<_>>();
             let (k, v) = (halves(&self.k), halves(&self.v));
             let cached = |data| {
@@ -202,11 +219,78 @@ fn halves_give_what_floats_of_their_values_give() {
         let mut case = Case::new(heads, kv_heads, q_len, kv_len, d).rounded();
         for &isa in Isa::available() {
             for mask in MASKS {
-                case.halves = false;
+                case.form = Form::Floats;
                 let floats = case.run(isa, mask, 0, q_len);
-                case.halves = true;
+                case.form = Form::Halves;
                 let halves = case.run(isa, mask, 0, q_len);
                 assert!(halves == floats, "{isa:?} {:?} {mask:?}", case.shape);
+            }
+        }
+    }
+}
+
+fn codes_of(q: &Quantized, bits: usize, capacity: usize, head_dim: usize) -> Kept<'_> {
+    fn cached<T>(data: &[T], capacity: usize, row: usize) -> Strided<'_, T> {
+        Strided {
+            data,
+            head_stride: capacity * row,
+            token_stride: row,
+        }
+    }
+    let groups = head_dim / Codes::GROUP;
+    Kept::Codes(Codes {
+        bits,
+        codes: cached(&q.codes, capacity, head_dim * bits / 8),
+        scales: cached(&q.scales, capacity, groups),
+        biases: cached(&q.biases, capacity, groups),
+    })
+}
+
+#[test]
+fn codes_give_what_floats_of_their_values_give() {
+    for (heads, kv_heads, q_len, kv_len, d) in [
+        (9, 3, 1, 300, 64),
+        (4, 1, 37, 150, 256),
+        (6, 2, 20, 131, 96),
+        (4, 4, 1, 90, 32),
+    ] {
+        for bits in [4, 8] {
+            let mut case = Case::new(heads, kv_heads, q_len, kv_len, d);
+            case.form = Form::Codes(bits);
+            let mut floats = Case::new(heads, kv_heads, q_len, kv_len, d);
+            for x in [&mut floats.k, &mut floats.v] {
+                let q = quantize(x, bits);
+                for (i, x) in x.iter_mut().enumerate() {
+                    let code = match bits {
+                        4 => q.codes[i / 2] >> (i % 2 * 4) & 15,
+                        _ => q.codes[i],
+                    };
+                    let group = i / Codes::GROUP;
+                    *x = q.scales[group].to_f32() * f32::from(code) + q.biases[group].to_f32();
+                }
+            }
+            for &isa in Isa::available() {
+                for mask in MASKS {
+                    let got = case.run(isa, mask, 0, q_len);
+                    let want = floats.run(isa, mask, 0, q_len);
+                    for (got, want) in got.iter().zip(&want) {
+                        // A value is rounded once here and twice there.
+                        assert!(
+                            (got - want).abs() < 1e-5,
+                            "{isa:?} {bits} {mask:?}: {got} {want}"
+                        );
+                    }
+                    for chunk in [1, 2, 5] {
+                        let mut parts = Vec::new();
+                        for from in (0..q_len).step_by(chunk) {
+                            parts.extend(case.run(isa, mask, from, q_len.min(from + chunk)));
+                        }
+                        assert!(
+                            mask == AttentionMask::None || parts == got,
+                            "{isa:?} {bits} {mask:?} in chunks of {chunk}"
+                        );
+                    }
+                }
             }
         }
     }
@@ -221,11 +305,15 @@ fn a_split_among_threads_changes_nothing() {
         (3, 1, 4, 260, 13),
     ] {
         let mut case = Case::new(heads, kv_heads, q_len, kv_len, d).rounded();
-        for (&isa, halves) in Isa::available()
+        let forms = [Form::Floats, Form::Halves, Form::Codes(8), Form::Codes(4)];
+        for (&isa, form) in Isa::available()
             .iter()
-            .flat_map(|isa| [(isa, false), (isa, true)])
+            .flat_map(|isa| forms.map(|form| (isa, form)))
         {
-            case.halves = halves;
+            if matches!(form, Form::Codes(_)) && !d.is_multiple_of(Codes::GROUP) {
+                continue;
+            }
+            case.form = form;
             for mask in MASKS {
                 pool::set_threads(1);
                 let alone = case.run(isa, mask, 0, q_len);

@@ -40,6 +40,20 @@ impl Simd for Avx512 {
         }
     }
     #[inline(always)]
+    unsafe fn load_bytes(p: *const u8) -> __m512 {
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast()))) }
+    }
+    #[inline(always)]
+    unsafe fn load_nibbles(p: *const u8) -> __m512 {
+        unsafe {
+            let [low, high] = p.cast::<[i32; 2]>().read_unaligned();
+            let words = _mm512_inserti64x4::<1>(_mm512_set1_epi32(low), _mm256_set1_epi32(high));
+            let shifts = _mm512_broadcast_i64x4(_mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28));
+            let codes = _mm512_srlv_epi32(words, shifts);
+            _mm512_cvtepi32_ps(_mm512_and_si512(codes, _mm512_set1_epi32(15)))
+        }
+    }
+    #[inline(always)]
     unsafe fn add(a: __m512, b: __m512) -> __m512 {
         unsafe { _mm512_add_ps(a, b) }
     }

@@ -191,6 +191,32 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn store(p: *mut f32, x: Self::F);
     unsafe fn load_f16(p: *const u16) -> Self::F;
     unsafe fn load_bf16(p: *const u16) -> Self::F;
+    /// Bytes without a sign as floats.
+    #[inline(always)]
+    unsafe fn load_bytes(p: *const u8) -> Self::F {
+        let mut wide = [0.0; MAX_LANES];
+        // SAFETY: the caller's contract.
+        unsafe {
+            for (i, wide) in wide.iter_mut().enumerate().take(Self::LANES) {
+                *wide = f32::from(*p.add(i));
+            }
+            Self::load(wide.as_ptr())
+        }
+    }
+    /// The halves of half as many bytes as floats, a byte's lower half first.
+    #[inline(always)]
+    unsafe fn load_nibbles(p: *const u8) -> Self::F {
+        let mut wide = [0.0; MAX_LANES];
+        // SAFETY: the caller's contract.
+        unsafe {
+            for i in 0..Self::LANES / 2 {
+                let byte = *p.add(i);
+                wide[2 * i] = f32::from(byte & 15);
+                wide[2 * i + 1] = f32::from(byte >> 4);
+            }
+            Self::load(wide.as_ptr())
+        }
+    }
     unsafe fn add(a: Self::F, b: Self::F) -> Self::F;
     unsafe fn sub(a: Self::F, b: Self::F) -> Self::F;
     unsafe fn mul(a: Self::F, b: Self::F) -> Self::F;

@@ -6,7 +6,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering::Relaxed},
 };
 
-use biplane_backend::{DType, Device, MemoryStats};
+use biplane_backend::{DType, Device, KvFormat, MemoryStats};
 use biplane_models::{
     CacheSpec, Error, ModelInfo, ModelRunner, Result, SlotId, SpanOutput, SpanPlan, StepPlan, Want,
 };
@@ -58,7 +58,7 @@ impl FakeRunner {
                 backend: "fake",
                 device: Device::Cpu,
                 dtype: DType::F32,
-                cache_dtype: DType::F32,
+                kv_format: KvFormat::Plain(DType::F32),
                 vocab_size: VOCAB,
                 hidden_size: 2,
                 layers: 1,

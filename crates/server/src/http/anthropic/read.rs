@@ -11,27 +11,27 @@ use crate::http::{
 
 type Result<T> = std::result::Result<T, ApiError>;
 
-/// What both APIs call alike.
-const SAME: [&str; 8] = [
-    "model",
-    "max_tokens",
-    "temperature",
-    "top_p",
-    "top_k",
-    "stream",
-    "seed",
-    "response_format",
+/// What the other APIs take under these names, and this one under others or not at all.
+const REFUSED: [(&str, &str); 9] = [
+    ("mcp_servers", "leave it out"),
+    ("container", "leave it out"),
+    ("context_management", "leave it out"),
+    ("diagnostics", "leave it out"),
+    ("stop", "use stop_sequences"),
+    ("max_completion_tokens", "use max_tokens"),
+    ("logprobs", "use /v1/chat/completions"),
+    ("top_logprobs", "use /v1/chat/completions"),
+    ("best_of", "leave it out"),
 ];
 
 /// Understands a request.
 pub fn read(mut fields: Fields) -> Result<Ask> {
-    for name in [
-        "mcp_servers",
-        "container",
-        "context_management",
-        "diagnostics",
-    ] {
-        fields.refuse(name, "leave it out")?;
+    for (name, instead) in REFUSED {
+        fields.refuse(name, instead)?;
+    }
+    if fields.count("n")?.is_some_and(|n| n != 1) {
+        let error = ApiError::field("n", "not supported; ask once for each answer");
+        return Err(error.with_code("unsupported_parameter"));
     }
     let mut messages = Vec::new();
     if let Some(system) = fields.value("system") {
@@ -46,11 +46,6 @@ pub fn read(mut fields: Fields) -> Result<Ask> {
         message(&format!("messages[{i}]"), value, &mut messages)?;
     }
     let mut body = Map::new();
-    for name in SAME {
-        if let Some(value) = fields.value(name) {
-            body.insert(name.into(), value);
-        }
-    }
     if let Some(stops) = fields.texts("stop_sequences")? {
         body.insert("stop".into(), stops.into());
     }
@@ -71,7 +66,9 @@ pub fn read(mut fields: Fields) -> Result<Ask> {
         }
     }
     tools(&mut fields, &mut body)?;
-    chat::read_with(Fields::of(body.into(), "")?, messages)
+    // What is called alike, and what all APIs take beyond their own.
+    fields.extend(body);
+    chat::read_with(fields, messages)
 }
 
 /// Without the blocks in which a client notes what it is: they change with every request, and nothing
@@ -245,6 +242,50 @@ mod tests {
         assert!(!chat.parallel_tool_calls);
         assert_eq!(chat.generation.stop, ["x"]);
         assert_eq!(chat.template_variables["enable_thinking"], json!(false));
+    }
+
+    #[test]
+    fn sampling_is_as_in_the_other_apis() {
+        let with = |more: Value| {
+            let mut body =
+                json!({"max_tokens": 1, "messages": [{"role": "user", "content": "Go"}]});
+            let fields = body.as_object_mut().unwrap();
+            fields.extend(more.as_object().unwrap().clone());
+            ask(body)
+        };
+        let chat = with(json!({
+            "top_k": 3, "min_p": 0.25, "typical_p": 0.5, "seed": 7, "presence_penalty": 0.5,
+            "frequency_penalty": 0.75, "repetition_penalty": 1.5, "logit_bias": {"9": -5},
+            "dry_multiplier": 0.8, "stop_token_ids": [4], "ignore_eos": true,
+            "response_format": {"type": "choice", "choice": ["a"]},
+        }));
+        let chat = chat.unwrap().chat;
+        let sampling = chat.sampling.unwrap();
+        assert_eq!(sampling.top_k, Some(3));
+        assert_eq!(sampling.min_p, Some(0.25));
+        assert_eq!(sampling.typical_p, Some(0.5));
+        assert_eq!(sampling.seed, Some(7));
+        assert_eq!(sampling.presence_penalty, Some(0.5));
+        assert_eq!(sampling.frequency_penalty, Some(0.75));
+        assert_eq!(sampling.repetition_penalty, Some(1.5));
+        assert_eq!(sampling.logit_bias, Some(vec![(9, -5.0)]));
+        assert_eq!(sampling.dry.unwrap().multiplier, 0.8);
+        assert_eq!(chat.generation.stop_tokens, [4]);
+        assert!(chat.generation.ignore_eos);
+        let form = biplane::Constraint::Choice(vec!["a".into()]);
+        assert_eq!(chat.generation.constraint, Some(form));
+        for (name, value) in [
+            ("guided_regex", json!("a")),
+            ("grammar", json!("a")),
+            ("mirostat", json!(2)),
+            ("n", json!(2)),
+            ("stop", json!("a")),
+            ("logprobs", json!(true)),
+            ("min_p", json!("a")),
+        ] {
+            let error = with(json!({name: value})).unwrap_err();
+            assert_eq!(error.param.as_deref(), Some(name));
+        }
     }
 
     #[test]

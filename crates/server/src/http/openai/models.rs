@@ -18,6 +18,7 @@ type Result<T> = std::result::Result<T, ApiError>;
 /// All models, loaded or not.
 pub async fn list(State(app): State<Shared>) -> Result<Json<Value>> {
     app.open()?;
+    app.models.refresh().await;
     let entries = app.models.list();
     let entries: Vec<Value> = entries.iter().map(|status| entry(&app, status)).collect();
     Ok(Json(json!({"object": "list", "data": entries})))
@@ -29,7 +30,7 @@ pub async fn one(
 ) -> Result<Json<Value>> {
     let Path(id) = id.map_err(|e| ApiError::bad(format!("the model's name: {e}")))?;
     app.open()?;
-    Ok(Json(entry(&app, &app.models.status(&id)?)))
+    Ok(Json(entry(&app, &app.models.status(&id).await?)))
 }
 
 /// `/v1/models/load`

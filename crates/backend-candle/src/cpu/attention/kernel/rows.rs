@@ -1,0 +1,212 @@
+//! Neighbouring keys or values as `f32`, and what is asked of the memory beforehand.
+
+use std::ops::Range;
+
+use half::f16;
+
+use crate::cpu::simd::{Simd, prefetch};
+use crate::cpu::{Codes, Kept, Strided};
+
+/// Keys or values to ask the memory for before they are needed: a decode step's lie there, and the
+/// processor itself looks no further than a page.
+pub(super) const AHEAD: usize = 16;
+/// Floats of a cache line.
+pub(super) const LINE: usize = 16;
+
+/// Some elements of neighbouring keys or values of one head, as `f32`.
+#[derive(Clone, Copy)]
+pub(super) struct Rows {
+    pub start: *const f32,
+    pub stride: usize,
+    /// The key at `start`.
+    pub first: usize,
+    /// Whether they lie in the cache's memory, so that those after them may be asked for.
+    pub in_place: bool,
+}
+
+impl Rows {
+    /// What is not kept as `f32` is widened into `room`.
+    #[inline(always)]
+    pub(super) unsafe fn of<V: Simd>(
+        kept: Kept<'_>,
+        head: usize,
+        keys: &Range<usize>,
+        elements: &Range<usize>,
+        head_dim: usize,
+        room: *mut f32,
+    ) -> Rows {
+        let n = elements.len();
+        let kept = match kept {
+            Kept::F32(kept) => {
+                return Rows {
+                    start: kept.row(head, keys.start, elements.end)[elements.start..].as_ptr(),
+                    stride: kept.token_stride,
+                    first: keys.start,
+                    in_place: true,
+                };
+            }
+            Kept::F16(kept) => kept,
+            Kept::Codes(kept) => {
+                // SAFETY: the caller's contract.
+                unsafe { widen_codes::<V>(&kept, head, keys, elements, head_dim, room) };
+                return Rows::widened(room, n, keys);
+            }
+        };
+        let whole = n / V::LANES * V::LANES;
+        for (i, key) in keys.clone().enumerate() {
+            let row = &kept.row(head, key, elements.end)[elements.start..];
+            let ahead = row.as_ptr().wrapping_add(AHEAD * kept.token_stride);
+            for at in (0..n).step_by(2 * LINE) {
+                prefetch(ahead.wrapping_add(at));
+            }
+            // SAFETY: the row has `n` elements, and there is room for a block of them.
+            unsafe {
+                let to = room.add(i * n);
+                for at in (0..whole).step_by(V::LANES) {
+                    V::store(to.add(at), V::load_f16(row.as_ptr().add(at).cast()));
+                }
+                for (at, x) in row.iter().enumerate().skip(whole) {
+                    *to.add(at) = f16::to_f32(*x);
+                }
+            }
+        }
+        Rows::widened(room, n, keys)
+    }
+
+    #[inline(always)]
+    fn widened(room: *const f32, stride: usize, keys: &Range<usize>) -> Rows {
+        Rows {
+            start: room,
+            stride,
+            first: keys.start,
+            in_place: false,
+        }
+    }
+
+    /// Without the first elements.
+    #[inline(always)]
+    pub(super) fn after(&self, elements: usize) -> Rows {
+        Rows {
+            start: self.start.wrapping_add(elements),
+            ..*self
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn row(&self, key: usize) -> *const f32 {
+        self.start.wrapping_add((key - self.first) * self.stride)
+    }
+}
+
+/// Floats of room for a block of codes of heads of `head_dim` elements: their values, scales and biases.
+pub(super) fn room_for_codes(block: usize, head_dim: usize) -> usize {
+    block * (head_dim + 2 * (head_dim / Codes::GROUP))
+}
+
+/// The values of codes, rows of `elements` into `room`, which [`room_for_codes`] measures. A head is whole
+/// groups, and the elements' bounds are multiples of every vector's lanes.
+#[inline(always)]
+unsafe fn widen_codes<V: Simd>(
+    kept: &Codes<'_>,
+    head: usize,
+    keys: &Range<usize>,
+    elements: &Range<usize>,
+    head_dim: usize,
+    room: *mut f32,
+) {
+    let n = elements.len();
+    let groups = head_dim / Codes::GROUP;
+    // SAFETY: room for scales and biases comes after that for values.
+    let (scales, biases) = unsafe {
+        let scales = room.add(keys.len() * n);
+        let biases = scales.add(keys.len() * groups);
+        widen_halves::<V>(&kept.scales, head, keys, groups, scales);
+        widen_halves::<V>(&kept.biases, head, keys, groups, biases);
+        (scales, biases)
+    };
+    for (i, key) in keys.clone().enumerate() {
+        let codes = kept.codes.row(head, key, head_dim * kept.bits / 8).as_ptr();
+        let ahead = codes.wrapping_add(AHEAD * kept.codes.token_stride);
+        for at in (elements.start..elements.end).step_by(4 * LINE * 8 / kept.bits) {
+            prefetch(ahead.wrapping_add(at * kept.bits / 8));
+        }
+        let mut at = elements.start;
+        // SAFETY: the rows have codes up to the elements' end, and there is room for a block of them.
+        unsafe {
+            let to = room.add(i * n).wrapping_sub(elements.start);
+            while at < elements.end {
+                let group = at / Codes::GROUP;
+                let end = elements.end.min((group + 1) * Codes::GROUP);
+                let scale = V::splat(*scales.add(i * groups + group));
+                let bias = V::splat(*biases.add(i * groups + group));
+                while at < end {
+                    let code = match kept.bits {
+                        4 => V::load_nibbles(codes.add(at / 2)),
+                        _ => V::load_bytes(codes.add(at)),
+                    };
+                    V::store(to.wrapping_add(at), V::fma(code, scale, bias));
+                    at += V::LANES;
+                }
+            }
+        }
+    }
+}
+
+/// Rows of `n` halves of neighbouring keys as `f32`, one after the other.
+#[inline(always)]
+unsafe fn widen_halves<V: Simd>(
+    halves: &Strided<'_, f16>,
+    head: usize,
+    keys: &Range<usize>,
+    n: usize,
+    to: *mut f32,
+) {
+    // In a cache all lie side by side.
+    let (rows, n) = match halves.token_stride == n && !keys.is_empty() {
+        true => (keys.start..keys.start + 1, n * keys.len()),
+        false => (keys.clone(), n),
+    };
+    let whole = n / V::LANES * V::LANES;
+    for (i, key) in rows.enumerate() {
+        let row = halves.row(head, key, n);
+        // SAFETY: the row has `n` elements, and there is room for all rows.
+        unsafe {
+            let to = to.add(i * n);
+            for at in (0..whole).step_by(V::LANES) {
+                V::store(to.add(at), V::load_f16(row.as_ptr().add(at).cast()));
+            }
+            for (at, x) in row.iter().enumerate().skip(whole) {
+                *to.add(at) = widen(*x);
+            }
+        }
+    }
+}
+
+/// `f16` as `f32` without a call: the exponent moved by a product.
+#[inline(always)]
+fn widen(x: f16) -> f32 {
+    let bits = u32::from(x.to_bits());
+    let size = f32::from_bits((bits & 0x7fff) << 13) * f32::from_bits(0x7780_0000);
+    // Infinity and NaN have the largest exponent.
+    let size = match bits & 0x7c00 {
+        0x7c00 => size.to_bits() | 0x7f80_0000,
+        _ => size.to_bits(),
+    };
+    f32::from_bits(size | (bits & 0x8000) << 16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn halves_are_widened_exactly() {
+        for bits in 0..=u16::MAX {
+            let x = f16::from_bits(bits);
+            match x.is_nan() {
+                true => assert!(widen(x).is_nan()),
+                false => assert_eq!(widen(x).to_bits(), x.to_f32().to_bits(), "{bits:x}"),
+            }
+        }
+    }
+}

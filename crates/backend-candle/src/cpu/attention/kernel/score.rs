@@ -1,0 +1,113 @@
+//! Scores: dot products of queries and keys.
+
+use std::ops::Range;
+
+use crate::cpu::simd::{Simd, prefetch};
+
+use super::{
+    KEYS, Queries,
+    rows::{AHEAD, LINE, Rows},
+};
+
+/// Scaled scores of `T` queries against some keys, into the queries' rows of `scores`.
+#[inline(always)]
+pub(super) unsafe fn score<V: Simd, const T: usize>(
+    queries: &Queries<'_>,
+    rows: &Rows,
+    first: usize,
+    block: Range<usize>,
+    scores: *mut f32,
+    keys: &Range<usize>,
+) {
+    let d = queries.shape.head_dim;
+    let mut q = [std::ptr::null(); T];
+    for (t, q) in q.iter_mut().enumerate() {
+        let (head, position) = queries.place(first + t);
+        *q = queries.q.row(head, position, d).as_ptr();
+    }
+    let mut key = block.start;
+    // SAFETY: rows of `d` elements; every query has a row of scores for `keys`.
+    unsafe {
+        while key + KEYS <= block.end {
+            if rows.in_place {
+                for i in 0..KEYS {
+                    let ahead = rows.row(key + AHEAD + i);
+                    for at in (0..d).step_by(LINE) {
+                        prefetch(ahead.wrapping_add(at));
+                    }
+                }
+            }
+            let mut k = [rows.row(key); KEYS];
+            for i in 1..KEYS {
+                k[i] = rows.row(key + i);
+            }
+            let dots = dots::<V, T, KEYS>(q, k, d);
+            put(queries, first, key - keys.start, keys.len(), dots, scores);
+            key += KEYS;
+        }
+        while key < block.end {
+            let dots = dots::<V, T, 1>(q, [rows.row(key)], d);
+            put(queries, first, key - keys.start, keys.len(), dots, scores);
+            key += 1;
+        }
+    }
+}
+
+/// Scales and stores the scores of neighbouring keys, the first in column `at` of rows of `width`.
+#[inline(always)]
+unsafe fn put<const T: usize, const K: usize>(
+    queries: &Queries<'_>,
+    first: usize,
+    at: usize,
+    width: usize,
+    dots: [[f32; K]; T],
+    scores: *mut f32,
+) {
+    for t in 0..T {
+        // SAFETY: every query has a row of scores.
+        unsafe {
+            let to = scores.add((first + t) * width + at);
+            for i in 0..K {
+                *to.add(i) = dots[t][i] * queries.scale;
+            }
+        }
+    }
+}
+
+/// Dot products of every `k` with every `q`.
+#[inline(always)]
+unsafe fn dots<V: Simd, const T: usize, const K: usize>(
+    q: [*const f32; T],
+    k: [*const f32; K],
+    d: usize,
+) -> [[f32; K]; T] {
+    let whole = d / V::LANES * V::LANES;
+    // SAFETY: the caller's contract.
+    unsafe {
+        let mut sums = [[V::splat(0.0); K]; T];
+        for at in (0..whole).step_by(V::LANES) {
+            for i in 0..K {
+                let k = V::load(k[i].add(at));
+                for t in 0..T {
+                    sums[t][i] = V::fma(V::load(q[t].add(at)), k, sums[t][i]);
+                }
+            }
+        }
+        let mut dots = [[0.0; K]; T];
+        for t in 0..T {
+            for i in 0..K / 4 {
+                let four = V::sum4(*sums[t].as_ptr().add(4 * i).cast());
+                dots[t][4 * i..4 * i + 4].copy_from_slice(&four);
+            }
+            for i in K / 4 * 4..K {
+                dots[t][i] = V::sum(sums[t][i]);
+            }
+            for i in 0..K {
+                for at in whole..d {
+                    dots[t][i] += *q[t].add(at) * *k[i].add(at);
+                }
+            }
+        }
+        dots
+    }
+}
