@@ -6,7 +6,7 @@
 
 mod mask;
 
-use biplane_backend::{Backend, Decode, Error, Kept, KvFormat, Result, Tensor};
+use biplane_backend::{Backend, DType, Decode, Error, Kept, KvFormat, Result, Tensor};
 
 use self::mask::Masks;
 use crate::{
@@ -165,14 +165,7 @@ impl<B: Backend> BatchCache<B> {
             limit,
         })?;
         let ((keys, values), seen) = layer.append(backend, k, v)?;
-        let mask = match layer.starts.iter().any(|&start| start > seen) {
-            true => {
-                let whole = (layer.starts.as_slice(), layer.capacity);
-                let columns = (seen, layer.end - seen);
-                Some(self.masks.get(backend, q.dtype(), whole, columns)?)
-            }
-            false => None,
-        };
+        let mask = layer.mask(&mut self.masks, backend, q.dtype(), seen)?;
         keys.attention_each(q, &values, mask.as_ref(), scale)
     }
 
@@ -198,16 +191,8 @@ impl<B: Backend> BatchCache<B> {
         let caches = plain(layer.keys_values.take()).ok_or_else(lost::<B>)?;
         with.end = layer.end;
         layer.end += 1;
-        let window = layer.spec.window;
-        with.seen = window.map_or(0, |window| layer.end.saturating_sub(window));
-        let mask = match layer.starts.iter().any(|&start| start > with.seen) {
-            true => {
-                let whole = (layer.starts.as_slice(), layer.capacity);
-                let columns = (with.seen, layer.end - with.seen);
-                Some(self.masks.get(backend, qkv.dtype(), whole, columns)?)
-            }
-            false => None,
-        };
+        with.seen = layer.seen();
+        let mask = layer.mask(&mut self.masks, backend, qkv.dtype(), with.seen)?;
         let with = Decode {
             mask: mask.as_ref(),
             ..with
@@ -350,6 +335,28 @@ impl<B: Backend> BatchLayer<B> {
         Ok(())
     }
 
+    /// Where what the rows' last tokens see begins.
+    fn seen(&self) -> usize {
+        let window = self.spec.window;
+        window.map_or(0, |window| self.end.saturating_sub(window))
+    }
+
+    /// What hides the columns from `seen` on that lie before a row's first token; none if none does.
+    fn mask(
+        &self,
+        masks: &mut Masks<B::Tensor>,
+        backend: &B,
+        dtype: DType,
+        seen: usize,
+    ) -> Result<Option<B::Tensor>> {
+        if self.starts.iter().all(|&start| start <= seen) {
+            return Ok(None);
+        }
+        let whole = (self.starts.as_slice(), self.capacity);
+        let columns = (seen, self.end - seen);
+        masks.get(backend, dtype, whole, columns).map(Some)
+    }
+
     /// Appends a token to every row; gives the keys and values that they see, and where these begin.
     fn append(
         &mut self,
@@ -362,14 +369,11 @@ impl<B: Backend> BatchLayer<B> {
         let Some((keys, values)) = self.keys_values.take() else {
             return Err(lost::<B>());
         };
-        let CacheSpec {
-            kv_heads, window, ..
-        } = self.spec;
-        let new = [self.starts.len(), kv_heads, 1];
+        let new = [self.starts.len(), self.spec.kv_heads, 1];
         let keys = keys.write_slice(2, self.end, &k.reshape_leading(&new)?)?;
         let values = values.write_slice(2, self.end, &v.reshape_leading(&new)?)?;
         self.end += 1;
-        let seen = window.map_or(0, |window| self.end.saturating_sub(window));
+        let seen = self.seen();
         let views = (
             keys.narrow(2, seen, self.end - seen)?,
             values.narrow(2, seen, self.end - seen)?,
