@@ -282,15 +282,22 @@ async fn a_model_is_served_over_http() {
         }
         source
     };
+    let none = McpServerConfig::new("none", at(None));
     let wrong = McpServerConfig::new("wrong", at(Some("secreT")));
     let right = McpServerConfig::new("right", at(Some("secret")));
-    let client = McpClient::connect(config([wrong, right])).await.unwrap();
+    let all = config([none, wrong, right]);
+    let client = McpClient::connect(all).await.unwrap();
     let states = client.servers();
-    assert!(
-        matches!(states[0].state, McpServerState::Failed { .. }),
-        "{states:?}"
-    );
-    let McpServerState::Ready { tools } = &states[1].state else {
+    for (status, said) in states.iter().zip(["it wants a key", "it refuses the key"]) {
+        let McpServerState::Failed { reason } = &status.state else {
+            panic!("{states:?}");
+        };
+        assert!(
+            reason.contains(said) && reason.contains("OAuth"),
+            "{reason}"
+        );
+    }
+    let McpServerState::Ready { tools } = &states[2].state else {
         panic!("{states:?}");
     };
     assert_eq!(
@@ -304,7 +311,7 @@ async fn a_model_is_served_over_http() {
             "verify_backends"
         ]
     );
-    assert_eq!(states[1].protocol.as_deref(), Some("2026-07-28"));
+    assert_eq!(states[2].protocol.as_deref(), Some("2026-07-28"));
 
     let asked = json!({"prompt": "Hello", "max_tokens": 4, "temperature": 0.0});
     let answer = call(&client, "complete", asked.clone()).await.unwrap();

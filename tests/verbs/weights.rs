@@ -75,8 +75,10 @@ fn what_cannot_be_written_or_measured_is_named_and_leaves_nothing() {
     let short = at(&user, "short.txt");
     fs::write(&short, "").unwrap();
     let (out, folder) = (at(&user, "m.gguf"), at(&user, "m"));
+    // Nothing but a model is replaced.
+    let home = user.home().to_str().unwrap().to_owned();
     let dense = &dense();
-    let cases: [(&[&str], &[&str]); 12] = [
+    let cases: [(&[&str], &[&str]); 13] = [
         (
             &["quantize", "-m", dense, "-o", &out],
             &["--isq Q4K", "--isq AFQ4"],
@@ -134,6 +136,10 @@ fn what_cannot_be_written_or_measured_is_named_and_leaves_nothing() {
         (
             &["convert", "-m", dense, "-o", &at(&user, "no/such/m.gguf")],
             &["no/such"],
+        ),
+        (
+            &["convert", "-m", dense, "-o", &home, "--force"],
+            &["holds no model"],
         ),
         (
             &["perplexity", "-m", dense, &short],
