@@ -215,7 +215,9 @@ pub(super) fn difference(expected: &Value, got: &Value) -> Option<String> {
     let (Some(a), Some(b)) = (expected.as_object(), got.as_object()) else {
         return Some("it is no JSON object".into());
     };
-    let said = |key: &str, value, other| format!("{key} is {value}, but would be read as {other}");
+    let said = |key: &str, value: &Value, other: &Value| {
+        format!("{key} is {value}, but would be read as {other}")
+    };
     for (key, value) in a.iter().filter(|(key, _)| !ROPE.contains(&key.as_str())) {
         let other = b.get(key).unwrap_or(&Value::Null);
         if let (Value::Object(own), Value::Object(others)) = (value, other) {
