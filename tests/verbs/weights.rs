@@ -237,11 +237,8 @@ fn engines_are_compared() {
         assert!(table.contains("THE BACKENDS DO NOT AGREE"), "{table}");
     }
     refused(&mut verify(&["--backends", "candle"]), 1, &["candle,mlx"]);
-    refused(
-        &mut verify(&["--text", "/no/such.txt"]),
-        1,
-        &["/no/such.txt"],
-    );
+    let mut missing = user.biplane(&["verify", "-m", &tiny(), "--text", "/no/such.txt"]);
+    refused(&mut missing, 1, &["/no/such.txt"]);
 }
 
 #[test]
