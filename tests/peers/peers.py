@@ -30,7 +30,7 @@ WRITTEN = [
     ("quantize", SMOLLM2, all_as("AFQ4"), "smollm2-4bit"),
     ("quantize", SMOLLM2, all_as("AFQ8") + ["--isq-override", "down_proj=AFQ6"], "smollm2-mixed"),
     ("quantize", GEMMA, all_as("AFQ8"), "gemma-8bit"),
-    ("convert", "smollm2", [], "smollm2-and-back.gguf"),
+    ("convert", "smollm2-4bit", [], "smollm2-4bit.gguf"),
     ("quantize", SMOLLM2, all_as("Q4K"), "smollm2-q4k.gguf"),
     ("quantize", SMOLLM2, all_as("Q8_0"), "smollm2-q8_0.gguf"),
     ("quantize", GEMMA, all_as("Q8_0"), "gemma-q8_0.gguf"),
