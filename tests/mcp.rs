@@ -5,9 +5,9 @@
 use std::time::Duration;
 
 use biplane::{
-    BackendKind, ChatFinish, ChatRequest, McpClient, McpConfig, McpServer, Message, ModelBuilder,
-    Request, ToolChoice, ToolConfig, ToolLoop,
-    mcp::{McpServerConfig, McpServerState, McpSource},
+    BackendKind, ChatFinish, ChatRequest, EngineConfig, McpClient, McpConfig, McpServer, Message,
+    ModelBuilder, Recorded, Request, ToolChoice, ToolConfig, ToolLoop,
+    mcp::{McpServerConfig, McpServerState, McpServerStatus, McpSource},
     tools::ToolCall,
 };
 use biplane_tests::{fixture, real_model};
@@ -69,16 +69,49 @@ async fn tools_of_all_pages_are_there_and_odd_ones_are_reported() {
     );
     let large = call(&client, "large", json!({})).await.unwrap_err();
     assert!(large.contains("1048577 bytes, at most 1048576"), "{large}");
+}
+
+#[tokio::test]
+async fn tools_that_change_are_listed_again() {
+    let client = McpClient::connect(config([server("one")])).await.unwrap();
+    let before = call(&client, "later", json!({})).await.unwrap_err();
+    assert_eq!(before, "there is no tool \"later\"");
+    let said = call(&client, "more", json!({})).await;
+    assert_eq!(said.as_deref(), Ok("changed"));
+    let listed = |tools: &[String]| tools == ["echo", "later"];
+    let is_new =
+        |s: &McpServerStatus| matches!(&s.state, McpServerState::Ready { tools } if listed(tools));
+    let status = client.wait_for("one", is_new).await.unwrap();
+    assert_eq!(status.connections, 1);
     assert_eq!(
-        call(&client, "more", json!({})).await.as_deref(),
-        Ok("changed")
+        call(&client, "later", json!({})).await.as_deref(),
+        Ok("it came")
     );
-    assert_eq!(
-        call(&client, "echo", json!({"text": "still"}))
-            .await
-            .as_deref(),
-        Ok("still")
-    );
+    // What the server no longer has is not offered either.
+    assert!(!client.tools().has("picture"));
+    let said = call(&client, "echo", json!({"text": "still"})).await;
+    assert_eq!(said.as_deref(), Ok("still"));
+}
+
+#[tokio::test]
+async fn a_reader_that_leaves_cancels_the_call() {
+    let client = McpClient::connect(config([server("one")])).await.unwrap();
+    let model = ModelBuilder::new(fixture("llama/mlx-4bit").display().to_string());
+    let model = model.build().await.unwrap();
+    let request = ChatRequest {
+        tool_choice: ToolChoice::Named("sleep".into()),
+        ..ChatRequest::new([Message::new("user", "Hello")])
+    };
+    let tools = ToolLoop::new(client.tools().clone(), ToolConfig::default());
+    let stream = tools.start(&model, request).await.unwrap();
+    let until = async |tool: &str| {
+        while call(&client, tool, json!({})).await.as_deref() != Ok("1") {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    until("asleep").await;
+    drop(stream);
+    until("cancelled").await;
 }
 
 #[tokio::test]
@@ -148,9 +181,8 @@ async fn a_server_that_ends_in_a_call_is_started_again() {
             .as_deref(),
         Ok("x")
     );
-    let again = |s: &biplane::mcp::McpServerStatus| {
-        s.connections == 2 && matches!(s.state, McpServerState::Ready { .. })
-    };
+    let again =
+        |s: &McpServerStatus| s.connections == 2 && matches!(s.state, McpServerState::Ready { .. });
     let status = client.wait_for("one", again).await.unwrap();
     // Which of its two ends is noticed first is chance.
     let reason = status.last_error.unwrap();
@@ -250,15 +282,22 @@ async fn a_model_is_served_over_http() {
         }
         source
     };
+    let none = McpServerConfig::new("none", at(None));
     let wrong = McpServerConfig::new("wrong", at(Some("secreT")));
     let right = McpServerConfig::new("right", at(Some("secret")));
-    let client = McpClient::connect(config([wrong, right])).await.unwrap();
+    let all = config([none, wrong, right]);
+    let client = McpClient::connect(all).await.unwrap();
     let states = client.servers();
-    assert!(
-        matches!(states[0].state, McpServerState::Failed { .. }),
-        "{states:?}"
-    );
-    let McpServerState::Ready { tools } = &states[1].state else {
+    for (status, said) in states.iter().zip(["it wants a key", "it refuses the key"]) {
+        let McpServerState::Failed { reason } = &status.state else {
+            panic!("{states:?}");
+        };
+        assert!(
+            reason.contains(said) && reason.contains("OAuth"),
+            "{reason}"
+        );
+    }
+    let McpServerState::Ready { tools } = &states[2].state else {
         panic!("{states:?}");
     };
     assert_eq!(
@@ -272,7 +311,7 @@ async fn a_model_is_served_over_http() {
             "verify_backends"
         ]
     );
-    assert_eq!(states[1].protocol.as_deref(), Some("2026-07-28"));
+    assert_eq!(states[2].protocol.as_deref(), Some("2026-07-28"));
 
     let asked = json!({"prompt": "Hello", "max_tokens": 4, "temperature": 0.0});
     let answer = call(&client, "complete", asked.clone()).await.unwrap();
@@ -379,8 +418,14 @@ async fn a_model_calls_a_servers_tool() {
         return;
     };
     for backend in BackendKind::compiled() {
+        let folder = tempfile::tempdir().unwrap();
+        let record = folder.path().join("requests.jsonl");
         let model = ModelBuilder::new(path.display().to_string())
             .with_backend(backend)
+            .with_engine(EngineConfig {
+                record: Some(record.clone()),
+                ..EngineConfig::default()
+            })
             .with_mcp_config(config([server("one")]))
             .with_tool_config(ToolConfig {
                 max_rounds: 1,
@@ -404,8 +449,14 @@ async fn a_model_calls_a_servers_tool() {
             run.result.as_ref().unwrap().starts_with(r#"{"sum":"#),
             "{run:?}"
         );
-        // Another round has answered the result.
-        assert!(!answer.tokens.is_empty(), "{answer:?}");
+        // Another round has read the call's result, and answered it.
+        let [_, second] = &Recorded::read(&record).unwrap()[..] else {
+            panic!("not two rounds: {answer:?}");
+        };
+        assert_eq!(second.backend, backend.name());
+        let prompt = model.detokenize(&second.request.tokens);
+        assert!(prompt.contains(run.result.as_ref().unwrap()), "{prompt}");
+        assert!(answer.text.ends_with(&second.text), "{answer:?}");
     }
 }
 

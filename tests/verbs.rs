@@ -1,5 +1,5 @@
-//! The verbs around models, as a user runs them: chat, pull, list, show, rm, template, doctor,
-//! completions, man, and the configuration file.
+//! The verbs around models, as a user runs them: chat, pull, list, show, rm, quantize, convert,
+//! perplexity, verify, template, doctor, completions, man, and the configuration file.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 #[allow(dead_code)]
@@ -11,10 +11,13 @@ mod models;
 mod program;
 #[path = "verbs/talk.rs"]
 mod talk;
+#[path = "verbs/weights.rs"]
+mod weights;
 
 use std::{fs, path::Path};
 
 use assert_cmd::Command;
+use biplane::BackendKind;
 use biplane_tests::{fixture, real_model};
 use hub::{COMMIT, Server, Trouble};
 use serde_json::Value;

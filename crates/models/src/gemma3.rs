@@ -37,7 +37,7 @@ pub struct Config {
     rope_local_base_freq: f32,
     #[serde(flatten)]
     rope: RopeConfig,
-    #[serde(skip)]
+    #[serde(skip_deserializing)]
     slides: Vec<bool>,
 }
 

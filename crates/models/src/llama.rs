@@ -41,7 +41,7 @@ pub struct Config {
     partial_rotary_factor: f32,
     #[serde(flatten)]
     rope: RopeConfig,
-    #[serde(skip)]
+    #[serde(skip_deserializing)]
     pub(crate) variant: Variant,
 }
 
@@ -50,7 +50,7 @@ fn all() -> f32 {
 }
 
 /// What sets a variant apart from Llama.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Variant {
     /// q, k and v have a bias, o has none.
     pub qkv_bias: bool,
@@ -63,7 +63,7 @@ pub struct Variant {
 }
 
 /// Which layers have a sliding window.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub enum SlidingLayers {
     /// From this one on.
     From(usize),
@@ -353,12 +353,7 @@ impl Architecture for Arch {
     }
 
     fn gguf_names(c: &Config) -> GgufNames {
-        let interleaved = |heads| GgufFix::Interleaved { heads };
-        GgufNames::decoder()
-            .fix(interleaved(c.num_attention_heads), |hf| {
-                hf == "self_attn.q_proj"
-            })
-            .fix(interleaved(c.kv_heads()), |hf| hf == "self_attn.k_proj")
+        gguf_names(c)
     }
 
     fn dimensions(c: &Config) -> Dimensions {
@@ -370,13 +365,23 @@ impl Architecture for Arch {
     }
 }
 
+/// Names of GGUF's `llama`.
+pub(crate) fn gguf_names(c: &Config) -> GgufNames {
+    let interleaved = |heads| GgufFix::Interleaved { heads };
+    GgufNames::decoder()
+        .fix(interleaved(c.num_attention_heads), |hf| {
+            hf == "self_attn.q_proj"
+        })
+        .fix(interleaved(c.kv_heads()), |hf| hf == "self_attn.k_proj")
+}
+
 /// An architecture whose parts are Llama's.
 pub(crate) trait Relative: 'static {
     /// Sets the variant, from keys that Llama does not have.
     fn vary(config: &mut Config, json: &Value) -> Result<(), String>;
 
     /// As [`Architecture::gguf_names`].
-    fn gguf_names() -> GgufNames {
+    fn gguf_names(_: &Config) -> GgufNames {
         GgufNames::decoder()
     }
 }
@@ -391,8 +396,8 @@ impl<R: Relative> Architecture for R {
         Ok(config)
     }
 
-    fn gguf_names(_: &Config) -> GgufNames {
-        R::gguf_names()
+    fn gguf_names(c: &Config) -> GgufNames {
+        R::gguf_names(c)
     }
 
     fn dimensions(c: &Config) -> Dimensions {

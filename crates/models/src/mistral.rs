@@ -3,7 +3,10 @@
 
 use serde_json::Value;
 
-use crate::llama::{Config, Relative, SlidingLayers};
+use crate::{
+    gguf_names::GgufNames,
+    llama::{self, Config, Relative, SlidingLayers},
+};
 
 /// The architecture.
 #[derive(Debug)]
@@ -13,6 +16,10 @@ impl Relative for Arch {
     fn vary(config: &mut Config, json: &Value) -> Result<(), String> {
         config.variant.window = window(json)?.map(|w| (w, SlidingLayers::From(0)));
         Ok(())
+    }
+
+    fn gguf_names(c: &Config) -> GgufNames {
+        llama::gguf_names(c)
     }
 }
 

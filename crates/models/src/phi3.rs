@@ -19,7 +19,7 @@ impl Relative for Arch {
         Ok(())
     }
 
-    fn gguf_names() -> GgufNames {
+    fn gguf_names(_: &Config) -> GgufNames {
         GgufNames::decoder()
             .layer("self_attn.qkv_proj", "attn_qkv")
             .layer("mlp.gate_up_proj", "ffn_up")

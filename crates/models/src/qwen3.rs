@@ -19,7 +19,7 @@ impl Relative for Arch {
         Ok(())
     }
 
-    fn gguf_names() -> GgufNames {
+    fn gguf_names(_: &Config) -> GgufNames {
         GgufNames::decoder()
             .layer("self_attn.q_norm", "attn_q_norm")
             .layer("self_attn.k_norm", "attn_k_norm")

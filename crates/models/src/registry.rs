@@ -55,10 +55,11 @@ macro_rules! architectures {
     };
 }
 
+// The first that has a file's name reads it: `llama` is what GGUF calls Mistral too.
 architectures! {
     gemma3: ["gemma3_text", "gemma3"], ["gemma3"];
     llama: ["llama"], ["llama"];
-    mistral: ["mistral"], [];
+    mistral: ["mistral"], ["llama"];
     phi3: ["phi3"], ["phi3"];
     qwen2: ["qwen2"], ["qwen2"];
     qwen3: ["qwen3"], ["qwen3"];

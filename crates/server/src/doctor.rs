@@ -124,7 +124,13 @@ fn mcp_servers(file: &Path) -> Vec<(State, String)> {
 
 fn mcp_server(server: McpServerStatus) -> (State, String) {
     let (state, found) = match server.state {
-        McpServerState::Ready { tools } => (State::Ok, format!("{} tools", tools.len())),
+        McpServerState::Ready { tools } => {
+            let state = match server.left_out.is_empty() {
+                true => State::Ok,
+                false => State::Warning,
+            };
+            (state, format!("{} tools", tools.len()))
+        }
         McpServerState::Failed { reason } => (State::Broken, reason),
         McpServerState::Connecting => (State::Broken, "no answer yet".to_owned()),
     };

@@ -44,14 +44,31 @@ async fn call(client: &McpClient, tool: &str, arguments: Value) -> Result<String
     called.map_err(|e| e.to_string())?
 }
 
-/// Calls those of the scenarios' tools that are there.
+/// Calls those of the scenarios' tools that are there, and what a scenario asks for in its context.
 async fn conformance(client: &McpClient, tools: &[String]) -> Done {
-    for (tool, arguments) in [
-        ("add_numbers", json!({"a": 5, "b": 3})),
-        ("test_reconnection", json!({})),
-    ] {
-        if tools.iter().any(|name| name == tool) {
-            let said = call(client, tool, arguments).await?;
+    let mut calls = vec![
+        ("add_numbers".to_owned(), json!({"a": 5, "b": 3})),
+        ("test_reconnection".to_owned(), json!({})),
+        ("valid_tool".to_owned(), json!({})),
+    ];
+    if let Ok(context) = std::env::var("MCP_CONFORMANCE_CONTEXT") {
+        let context: Value = serde_json::from_str(&context)?;
+        for asked in context["toolCalls"].as_array().into_iter().flatten() {
+            let name = asked["name"].as_str().unwrap_or_default();
+            calls.push((name.to_owned(), asked["arguments"].clone()));
+        }
+    }
+    // Schemas reach the model as the server wrote them.
+    let echo = "json_schema_echo";
+    if let Some(other) = tools.iter().find(|tool| *tool != echo) {
+        let definitions = client.tools().definitions();
+        let found = definitions.into_iter().find(|tool| tool.name == *other);
+        let schema = found.map(|tool| tool.parameters);
+        calls.push((echo.to_owned(), json!({"schema": schema})));
+    }
+    for (tool, arguments) in calls {
+        if tools.contains(&tool) {
+            let said = call(client, &tool, arguments).await?;
             println!("{tool}: {said}");
         }
     }

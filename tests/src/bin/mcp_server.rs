@@ -3,13 +3,19 @@
 
 use std::{
     io::{BufRead, Write},
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use serde_json::{Value, json};
 
 /// Calls that nobody waits for any more.
 static CANCELLED: AtomicUsize = AtomicUsize::new(0);
+
+/// Calls that never end.
+static ASLEEP: AtomicUsize = AtomicUsize::new(0);
+
+/// Whether the tools are others than at first.
+static CHANGED: AtomicBool = AtomicBool::new(false);
 
 fn main() {
     if std::env::args().nth(1).as_deref() == Some("broken") {
@@ -58,6 +64,10 @@ fn answer(method: &str, params: &Value) -> Option<Value> {
             "capabilities": {"tools": {"listChanged": true}, "resources": {}, "prompts": {}},
             "serverInfo": {"name": "small", "version": "1"},
         }),
+        "tools/list" if CHANGED.load(Ordering::SeqCst) => json!({"tools": [
+            tool("echo", json!({"type": "object"})),
+            tool("later", json!({"type": "object"})),
+        ]}),
         "tools/list" if params["cursor"] == "more" => json!({"tools": [
             tool("add", json!({"type": "object", "properties": {
                 "a": {"type": "integer"}, "b": {"type": "integer"}}, "required": ["a", "b"]})),
@@ -73,7 +83,8 @@ fn answer(method: &str, params: &Value) -> Option<Value> {
             tool("large", json!({"type": "object"})),
             tool("picture", json!({"type": "object"})),
             tool("cancelled", json!({"type": "object"})),
-            tool("sleep", json!({"type": "object"})),
+            tool("sleep", json!({"type": "object", "additionalProperties": false})),
+            tool("asleep", json!({"type": "object"})),
             tool("process", json!({"type": "object"})),
             tool("environment", json!({"type": "object"})),
         ]}),
@@ -99,7 +110,9 @@ fn call(name: &str, arguments: &Value) -> Value {
             json!({"content": [], "structuredContent": {"sum": sum}})
         }
         "echo" => text(arguments["text"].as_str().unwrap_or_default().to_owned()),
+        "later" => text("it came".into()),
         "more" => {
+            CHANGED.store(true, Ordering::SeqCst);
             send(json!({"jsonrpc": "2.0", "method": "notifications/tools/list_changed"}));
             text("changed".into())
         }
@@ -111,9 +124,13 @@ fn call(name: &str, arguments: &Value) -> Value {
         "picture" => json!({"content": [
             {"type": "text", "text": "See:"},
             {"type": "image", "data": "", "mimeType": "image/png"}]}),
-        "sleep" => loop {
-            std::thread::park();
-        },
+        "asleep" => text(ASLEEP.load(Ordering::SeqCst).to_string()),
+        "sleep" => {
+            ASLEEP.fetch_add(1, Ordering::SeqCst);
+            loop {
+                std::thread::park();
+            }
+        }
         _ => text(format!(
             "{} in {}",
             std::env::var("MCP_TEST").unwrap_or_default(),

@@ -62,6 +62,24 @@ fn batch_dependence_and_loose_products_are_judged_by_expectations() {
 }
 
 #[test]
+fn wrong_products_are_found_by_the_self_check() {
+    for dtype in [DType::F32, DType::F16, DType::BF16] {
+        let check = |fault| crate::self_check(&Faulty(HostBackend, fault), dtype);
+        let forms = check(Fault::None).unwrap();
+        let named = |name: &str| forms.iter().any(|check| check.form == name);
+        for kind in crate::GgmlKind::ALL {
+            assert!(named(kind.name()), "{}", kind.name());
+        }
+        assert!(named("5 bits, groups of 128") && named("bf16"), "{forms:?}");
+        assert!(forms.iter().all(|check| check.error <= check.tolerance));
+        for fault in [Fault::LargeProducts, Fault::ProductsWithoutNumbers] {
+            let error = check(fault).unwrap_err().to_string();
+            assert!(error.contains("faulty multiplies wrongly"), "{error}");
+        }
+    }
+}
+
+#[test]
 fn tolerances_follow_the_element_type() {
     assert!(tolerance(DType::F32) < tolerance(DType::F16));
     assert!(tolerance(DType::F16) < tolerance(DType::BF16));

@@ -23,6 +23,11 @@ pub(super) const CONNECT: Duration = Duration::from_secs(10);
 /// without any answer are asked again with one.
 const DISCOVER: Duration = Duration::from_secs(4);
 
+/// Of a server that wants to know who asks.
+const KEYLESS: &str = "it wants a key: give it as bearer_token or in headers (OAuth cannot be used; get a token elsewhere)";
+const REFUSED: &str =
+    "it refuses the key in bearer_token or headers (OAuth cannot be used; get a token elsewhere)";
+
 /// How long a program may take to end that has closed its output.
 const EXIT: Duration = Duration::from_secs(1);
 
@@ -142,7 +147,13 @@ async fn open(
             config.auth_header = bearer_token.clone();
             let transport = StreamableHttpClientTransport::from_config(config);
             let served = listener.serve_with_lifecycle(transport, mode).await;
-            let service = served.map_err(|e| Failure::Protocol(e.to_string()))?;
+            let given = bearer_token.is_some()
+                || (headers.keys()).any(|name| name.eq_ignore_ascii_case("authorization"));
+            let service = served.map_err(|error| match error.is_authorization_required() {
+                true if given => Failure::Source(REFUSED.into()),
+                true => Failure::Source(KEYLESS.into()),
+                false => Failure::Protocol(error.to_string()),
+            })?;
             Ok(Session {
                 service,
                 _child: None,

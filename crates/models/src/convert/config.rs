@@ -42,6 +42,12 @@ pub(super) fn to_gguf(arch: &str, config: &Value) -> Result<Vec<(String, Metadat
             push(gguf, integer(n, hf)?);
         }
     }
+    if let Some(window) = config.pointer("/variant/window/0").and_then(Value::as_u64) {
+        push(
+            "attention.sliding_window",
+            integer(window, "sliding_window")?,
+        );
+    }
     for (hf, gguf) in FLOATS {
         if let Some(x) = config.get(hf).and_then(Value::as_f64)
             && hf != "rope_theta"
@@ -185,6 +191,19 @@ pub(super) fn set_quantization(json: &mut Value, plan: &Plan) {
     object.insert("quantization_config".into(), quantization.into());
 }
 
+/// Base and scaling of sliding layers, where they have their own.
+fn sliding_rope(config: &Value) -> Option<(f32, RopeScaling)> {
+    let base = config.get("rope_local_base_freq")?.as_f64()? as f32;
+    let local = RopeConfig::deserialize(config).ok()?;
+    Some(match local.of_layers("sliding_attention") {
+        Some(local) => (
+            local.theta().unwrap_or(base),
+            local.scaling().unwrap_or_default(),
+        ),
+        None => (base, RopeScaling::None),
+    })
+}
+
 /// The first key whose value is another one, RoPE compared by what it comes to.
 pub(super) fn difference(expected: &Value, got: &Value) -> Option<String> {
     const ROPE: [&str; 4] = [
@@ -196,12 +215,31 @@ pub(super) fn difference(expected: &Value, got: &Value) -> Option<String> {
     let (Some(a), Some(b)) = (expected.as_object(), got.as_object()) else {
         return Some("it is no JSON object".into());
     };
-    for (key, value) in a {
+    let said = |key: &str, value: &Value, other: &Value| {
+        format!("{key} is {value}, but would be read as {other}")
+    };
+    for (key, value) in a.iter().filter(|(key, _)| !ROPE.contains(&key.as_str())) {
         let other = b.get(key).unwrap_or(&Value::Null);
-        let derived = value.is_null() || other.is_null();
-        if !ROPE.contains(&key.as_str()) && !derived && value != other {
-            return Some(format!("{key} is {value}, but would be read as {other}"));
+        if let (Value::Object(own), Value::Object(others)) = (value, other) {
+            let differs = |(key, value): (&String, &Value)| {
+                let other = others.get(key).unwrap_or(&Value::Null);
+                (value != other).then(|| said(key, value, other))
+            };
+            if let Some(what) = own.iter().find_map(differs) {
+                return Some(what);
+            }
+            continue;
         }
+        let derived = value.is_null() || other.is_null();
+        if !derived && value != other {
+            return Some(said(key, value, other));
+        }
+    }
+    let (local, other) = (sliding_rope(expected), sliding_rope(got));
+    if local != other {
+        return Some(format!(
+            "the RoPE of sliding layers is {local:?}, but would be read as {other:?}"
+        ));
     }
     let both = (rope(expected), rope(got));
     let (Ok(a), Ok(b)) = both else {

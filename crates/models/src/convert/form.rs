@@ -4,11 +4,25 @@ use biplane_backend::{DType, PackedLayout};
 
 use super::{OutputFormat, exact, plan::Written};
 use crate::{
-    Error, Result,
+    Error, IsqType, Result,
     isq::{Decision, IsqPlan},
     requantize::Form,
     source::Source,
 };
+
+/// Refuses a type that the format does not have.
+pub(super) fn fits(isq: IsqType, output: OutputFormat) -> Result<(), String> {
+    match (output, isq.ggml()) {
+        (OutputFormat::Mlx, Some(_)) => Err(format!(
+            "MLX directories have no {isq}; use AFQ{} there, or write GGUF",
+            isq.bits()
+        )),
+        (OutputFormat::Gguf, None) => Err(format!(
+            "GGUF has no {isq}; use Q4K, Q6K, Q8_0 or another of its types, or write an MLX directory"
+        )),
+        _ => Ok(()),
+    }
+}
 
 /// Decides a matrix's form in the new file.
 pub(super) fn form(
@@ -28,20 +42,7 @@ pub(super) fn form(
             PackedLayout::Affine { scale_dtype, .. } => scale_dtype,
             PackedLayout::Ggml { .. } => DType::F16,
         };
-        match (output, isq.ggml()) {
-            (OutputFormat::Mlx, Some(_)) => {
-                return Err(error(format!(
-                    "MLX directories have no {isq}; use AFQ{} there, or write GGUF",
-                    isq.bits()
-                )));
-            }
-            (OutputFormat::Gguf, None) => {
-                return Err(error(format!(
-                    "GGUF has no {isq}; use Q4K, Q6K, Q8_0 or another of its types, or write an MLX directory"
-                )));
-            }
-            _ => {}
-        }
+        fits(isq, output).map_err(error)?;
         if let Some(form) = isq.form(packed.shape[1], dense) {
             return Ok(Written::New(form));
         }

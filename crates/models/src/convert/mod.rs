@@ -81,6 +81,10 @@ impl Visitor for Convert<'_> {
 
     fn visit<A: Architecture>(self, names: Names) -> Result<Converted> {
         let d = describe::<A>(self.opened, names)?;
+        if let Some(isq) = self.request.isq.default {
+            // Before a matrix of another type, as embeddings are, is what an error names.
+            form::fits(isq, self.request.output).map_err(|reason| self.wrong(reason))?;
+        }
         let isq = IsqPlan::new(self.request.isq.clone());
         let config =
             serde_json::to_value(&d.config).map_err(|e| d.source.config_error(e.to_string()))?;

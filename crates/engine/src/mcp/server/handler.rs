@@ -156,7 +156,8 @@ impl ServerHandler for Handler {
         };
         let Some(model) = found else {
             let reason = format!("there is no resource {:?}; there is {CARD}", request.uri);
-            return Err(ErrorData::resource_not_found(reason, None));
+            let uri = serde_json::json!({"uri": request.uri});
+            return Err(ErrorData::resource_not_found(reason, Some(uri)));
         };
         let card = ResourceContents::text(tools::card(model).to_string(), request.uri)
             .with_mime_type("application/json");
