@@ -135,22 +135,27 @@ impl Kernel for Largest<'_> {
     #[inline(always)]
     unsafe fn run<V: Simd>(self) {
         let mut largest = [f32::NEG_INFINITY; MAX_LANES];
-        let parts = self.0.chunks_exact(4 * V::LANES);
-        let rest = parts.remainder();
-        // SAFETY: every part has four vectors; `largest` is one.
+        let (row, n) = (self.0.as_ptr(), self.0.len());
+        let mut at = 0;
+        // SAFETY: vectors are within the row; `largest` is one.
         unsafe {
             let mut most = [V::splat(f32::NEG_INFINITY); 4];
-            for part in parts {
+            while at + 4 * V::LANES <= n {
                 for (i, most) in most.iter_mut().enumerate() {
-                    *most = V::max(V::load(part.as_ptr().add(i * V::LANES)), *most);
+                    *most = V::max(V::load(row.add(at + i * V::LANES)), *most);
                 }
+                at += 4 * V::LANES;
+            }
+            while at + V::LANES <= n {
+                most[0] = V::max(V::load(row.add(at)), most[0]);
+                at += V::LANES;
             }
             let most = V::max(V::max(most[0], most[1]), V::max(most[2], most[3]));
             V::store(largest.as_mut_ptr(), most);
         }
         *self.1 = largest
             .iter()
-            .chain(rest)
+            .chain(&self.0[at..])
             .fold(f32::NEG_INFINITY, |a, &x| if x > a { x } else { a });
     }
 }

@@ -15,23 +15,55 @@ use crate::cpu::elementwise::Exponentials;
 use crate::cpu::simd::{Kernel, Simd};
 use crate::cpu::{Kept, SharedOut, Strided};
 
+use half::f16;
+
 use self::{
-    rows::{Rows, room_for_codes},
+    rows::{Element, Rows, room_for_codes},
     score::score,
     weigh::weigh_block,
 };
 use super::AttentionShape;
 
-/// Queries that meet a key or a value while it is in registers.
-pub(super) const TILE: usize = 3;
+/// Most queries that meet a key or a value while it is in registers.
+pub(super) const TILE: usize = 4;
 /// Most queries of a task: they share what they read of keys and values in the cache.
-pub(super) const MAX_QUERIES: usize = 4 * TILE;
+pub(super) const MAX_QUERIES: usize = 24;
 /// Keys that all queries of a task meet while they are in the first-level cache.
 pub(super) const KEY_BLOCK: usize = 64;
 /// Floats of a block of keys or values that were kept otherwise.
 const WIDENED: usize = 4096;
 /// Keys whose scores are computed at once.
 const KEYS: usize = 4;
+
+/// Queries that meet a key or a value while it is in registers, as many as there are registers for.
+#[inline(always)]
+const fn tile<V: Simd>() -> usize {
+    if V::LANES == 16 { TILE } else { 3 }
+}
+
+/// Calls `$body` with `$T` the number of queries of a tile, at most [`tile`].
+macro_rules! with_tile {
+    ($V:ident, $n:expr, $T:ident => $body:expr) => {
+        match $n {
+            1 => {
+                const $T: usize = 1;
+                $body
+            }
+            2 => {
+                const $T: usize = 2;
+                $body
+            }
+            4 if $V::LANES == 16 => {
+                const $T: usize = 4;
+                $body
+            }
+            _ => {
+                const $T: usize = 3;
+                $body
+            }
+        }
+    };
+}
 
 /// Some queries of one key head. Queries of a key head are numbered position by position, the heads
 /// of a position next to each other.
@@ -216,21 +248,42 @@ unsafe fn score_keys<V: Simd>(
     let (size, d) = (queries.block(), queries.shape.head_dim);
     let keys = queries.visible_to_any(0..n);
     assert!(n <= MAX_QUERIES && keys.start <= some.start && some.end <= keys.end);
-    for block in some.clone().step_by(size) {
-        let block = block..some.end.min(block + size);
+    // SAFETY: the caller's contract.
+    unsafe {
+        if let (Kept::F16(kept), true) = (queries.k, n <= tile::<V>()) {
+            let rows = Rows::in_place(kept, queries.kv_head, &some, &(0..d));
+            return score_tiles::<V, f16>(queries, &rows, some, scores, &keys);
+        }
+        let mut start = some.start;
+        while start < some.end {
+            let block = start..some.end.min(start + size);
+            let rows = Rows::of::<V>(queries.k, queries.kv_head, &block, &(0..d), d, room);
+            score_tiles::<V, f32>(queries, &rows, block, scores, &keys);
+            start += size;
+        }
+    }
+}
+
+/// Scores of all queries against the keys of a block.
+#[inline(always)]
+unsafe fn score_tiles<V: Simd, E: Element>(
+    queries: &Queries<'_>,
+    rows: &Rows<E>,
+    block: Range<usize>,
+    scores: *mut f32,
+    keys: &Range<usize>,
+) {
+    let mut first = 0;
+    while first < queries.count {
+        let tile = first..queries.count.min(first + tile::<V>());
+        let block = clip(&queries.visible_to_any(tile.clone()), &block);
         // SAFETY: the caller's contract.
         unsafe {
-            let rows = Rows::of::<V>(queries.k, queries.kv_head, &block, &(0..d), d, room);
-            for first in (0..n).step_by(TILE) {
-                let tile = first..n.min(first + TILE);
-                let block = clip(&queries.visible_to_any(tile.clone()), &block);
-                match tile.len() {
-                    1 => score::<V, 1>(queries, &rows, first, block, scores, &keys),
-                    2 => score::<V, 2>(queries, &rows, first, block, scores, &keys),
-                    _ => score::<V, TILE>(queries, &rows, first, block, scores, &keys),
-                }
-            }
+            with_tile!(V, tile.len(), T => {
+                score::<V, E, T>(queries, rows, first, block, scores, keys);
+            });
         }
+        first = tile.end;
     }
 }
 
@@ -272,28 +325,17 @@ unsafe fn weigh_values<V: Simd>(
             let out = queries.out(query).add(elements.start);
             out.write_bytes(0, elements.len());
         }
-        for block in keys.clone().step_by(size) {
-            let block = block..keys.end.min(block + size);
-            let rows = Rows::of::<V>(
-                queries.v,
-                queries.kv_head,
-                &block,
-                &elements,
-                queries.shape.head_dim,
-                room,
-            );
-            for first in (0..n).step_by(TILE) {
-                match n - first {
-                    1 => weigh_block::<V, 1>(
-                        queries, &rows, &elements, first, &block, weights, &keys,
-                    ),
-                    2 => weigh_block::<V, 2>(
-                        queries, &rows, &elements, first, &block, weights, &keys,
-                    ),
-                    _ => weigh_block::<V, TILE>(
-                        queries, &rows, &elements, first, &block, weights, &keys,
-                    ),
-                }
+        if let (Kept::F16(kept), true) = (queries.v, n <= tile::<V>()) {
+            let rows = Rows::in_place(kept, queries.kv_head, &keys, &elements);
+            weigh_tiles::<V, f16>(queries, &rows, &elements, &keys, weights, &keys);
+        } else {
+            let mut start = keys.start;
+            while start < keys.end {
+                let block = start..keys.end.min(start + size);
+                let d = queries.shape.head_dim;
+                let rows = Rows::of::<V>(queries.v, queries.kv_head, &block, &elements, d, room);
+                weigh_tiles::<V, f32>(queries, &rows, &elements, &block, weights, &keys);
+                start += size;
             }
         }
         for (query, factor) in factors.iter().enumerate().take(n) {
@@ -301,6 +343,29 @@ unsafe fn weigh_values<V: Simd>(
             let out = std::slice::from_raw_parts_mut(out, elements.len());
             out.iter_mut().for_each(|x| *x *= factor);
         }
+    }
+}
+
+/// Adds a block's weighted values to all queries' outputs.
+#[inline(always)]
+unsafe fn weigh_tiles<V: Simd, E: Element>(
+    queries: &Queries<'_>,
+    rows: &Rows<E>,
+    elements: &Range<usize>,
+    block: &Range<usize>,
+    weights: *const f32,
+    keys: &Range<usize>,
+) {
+    let mut first = 0;
+    while first < queries.count {
+        let n = tile::<V>().min(queries.count - first);
+        // SAFETY: the caller's contract.
+        unsafe {
+            with_tile!(V, n, T => {
+                weigh_block::<V, E, T>(queries, rows, elements, first, block, weights, keys);
+            });
+        }
+        first += n;
     }
 }
 

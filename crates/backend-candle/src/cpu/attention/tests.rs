@@ -194,16 +194,22 @@ fn equals_the_definition() {
 #[test]
 fn a_query_does_not_depend_on_the_others_of_its_call() {
     let (q_len, heads, d) = (67, 6, 40);
-    let case = Case::new(heads, 2, q_len, 150, d);
-    for &isa in Isa::available() {
-        for mask in &MASKS[1..] {
-            let whole = case.run(isa, *mask, 0, q_len);
-            for chunk in [1, 2, 5, 33] {
-                let mut parts = Vec::new();
-                for from in (0..q_len).step_by(chunk) {
-                    parts.extend(case.run(isa, *mask, from, q_len.min(from + chunk)));
+    for form in [Form::Floats, Form::Halves] {
+        let mut case = Case::new(heads, 2, q_len, 150, d);
+        case.form = form;
+        for &isa in Isa::available() {
+            for mask in &MASKS[1..] {
+                let whole = case.run(isa, *mask, 0, q_len);
+                for chunk in [1, 2, 5, 33] {
+                    let mut parts = Vec::new();
+                    for from in (0..q_len).step_by(chunk) {
+                        parts.extend(case.run(isa, *mask, from, q_len.min(from + chunk)));
+                    }
+                    assert!(
+                        parts == whole,
+                        "{isa:?} {form:?} {mask:?} in chunks of {chunk}"
+                    );
                 }
-                assert!(parts == whole, "{isa:?} {mask:?} in chunks of {chunk}");
             }
         }
     }
@@ -213,6 +219,8 @@ fn a_query_does_not_depend_on_the_others_of_its_call() {
 fn halves_give_what_floats_of_their_values_give() {
     for (heads, kv_heads, q_len, kv_len, d) in [
         (9, 3, 1, 300, 64),
+        (4, 1, 1, 333, 256),
+        (2, 1, 2, 70, 13),
         (4, 1, 37, 150, 256),
         (6, 2, 20, 131, 13),
     ] {

@@ -23,7 +23,7 @@ use super::rounded::{EXTRA, Rounding};
 const DIRECT: usize = 2;
 
 /// Words of a panel to ask the memory for before they are needed.
-const AHEAD: usize = 1024;
+const AHEAD: usize = 640;
 /// Words of a cache line.
 const LINE: usize = 16;
 
@@ -234,13 +234,10 @@ unsafe fn tile<V: Simd, C: Quads, const R: usize, const T: usize>(
         let (scale_words, header_words) = (layout.scale_words(), layout.header_words());
         let group_blocks = layout.group / (4 * C::QUADS);
         for _ in 0..layout.groups() {
+            let header = word;
             let mut scales = [V::splat(0.0); R];
-            let mut biases = [V::splat(0.0); R];
             for r in 0..R {
-                scales[r] = load_scale::<V>(ty, word, first + r);
-                if stored {
-                    biases[r] = load_scale::<V>(ty, word.add(scale_words), first + r);
-                }
+                scales[r] = load_scale::<V>(ty, header, first + r);
             }
             word = word.add(header_words);
             for _ in 0..group_blocks {
@@ -281,7 +278,15 @@ unsafe fn tile<V: Simd, C: Quads, const R: usize, const T: usize>(
                         let sum = V::to_float(sums[r][t]);
                         acc[r][t] = V::fma_once(V::mul(scales[r], scale), sum, acc[r][t]);
                     }
-                    if stored {
+                }
+                // A branch for each token would part the tokens' dot products, and so leave their sums no
+                // registers; biases come from the cache when their time has come for the same reason.
+                if stored {
+                    let mut biases = [V::splat(0.0); R];
+                    for r in 0..R {
+                        biases[r] = load_scale::<V>(ty, header.add(scale_words), first + r);
+                    }
+                    for t in 0..T {
                         let sum = V::splat(f32::from_bits(*x[t].add(at + C::QUADS + 1)));
                         for r in 0..R {
                             acc[r][t] = V::fma_once(biases[r], sum, acc[r][t]);

@@ -128,11 +128,17 @@ fn round_block<const BLOCK: usize>(x: &[f32; BLOCK], words: &mut [u32]) -> (f32,
         codes = [0; BLOCK];
     }
     let mut bytes = [0u8; BLOCK];
-    let mut sum = 0;
     for (byte, code) in bytes.iter_mut().zip(codes) {
         *byte = code as u8;
-        sum += code;
     }
+    // In lanes of its own: the compiler would not make some by itself here.
+    let mut sums = [0; 8];
+    for codes in codes.as_chunks::<8>().0 {
+        for (sum, code) in sums.iter_mut().zip(codes) {
+            *sum += code;
+        }
+    }
+    let sum = sums.iter().sum();
     for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<4>().0) {
         *word = u32::from_le_bytes(*bytes);
     }

@@ -108,6 +108,33 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn sum16(a: [[__m512; 4]; 4]) -> [[f32; 4]; 4] {
+        unsafe {
+            // Of four vectors of a column each the sum's four parts, a vector in every 128 bits.
+            let mut fours = [_mm512_setzero_ps(); 4];
+            let mut column = 0;
+            while column < 4 {
+                let ab = fold_pair(a[0][column], a[1][column]);
+                let cd = fold_pair(a[2][column], a[3][column]);
+                fours[column] = _mm512_add_ps(
+                    _mm512_shuffle_f32x4::<0b10_00_10_00>(ab, cd),
+                    _mm512_shuffle_f32x4::<0b11_01_11_01>(ab, cd),
+                );
+                column += 1;
+            }
+            let ab = fold_quarters(fours[0], fours[1]);
+            let cd = fold_quarters(fours[2], fours[3]);
+            let all = _mm512_add_ps(
+                _mm512_shuffle_ps::<0b10_00_10_00>(ab, cd),
+                _mm512_shuffle_ps::<0b11_01_11_01>(ab, cd),
+            );
+            let mut sums = [[0.0; 4]; 4];
+            _mm512_storeu_ps(sums.as_mut_ptr().cast(), all);
+            sums
+        }
+    }
+
+    #[inline(always)]
     unsafe fn splat_word(x: u32) -> __m512i {
         unsafe { _mm512_set1_epi32(x as i32) }
     }
@@ -166,4 +193,28 @@ impl Simd for Avx512 {
 unsafe fn halves(a: __m512) -> __m256 {
     // SAFETY: the caller's contract.
     unsafe { _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps::<1>(a)) }
+}
+
+/// [`halves`] of two vectors.
+#[inline(always)]
+unsafe fn fold_pair(a: __m512, b: __m512) -> __m512 {
+    // SAFETY: the caller's contract.
+    unsafe {
+        _mm512_add_ps(
+            _mm512_shuffle_f32x4::<0b01_00_01_00>(a, b),
+            _mm512_shuffle_f32x4::<0b11_10_11_10>(a, b),
+        )
+    }
+}
+
+/// In every 128 bits, the upper two lanes of two vectors added to their lower two.
+#[inline(always)]
+unsafe fn fold_quarters(a: __m512, b: __m512) -> __m512 {
+    // SAFETY: the caller's contract.
+    unsafe {
+        _mm512_add_ps(
+            _mm512_shuffle_ps::<0b01_00_01_00>(a, b),
+            _mm512_shuffle_ps::<0b11_10_11_10>(a, b),
+        )
+    }
 }

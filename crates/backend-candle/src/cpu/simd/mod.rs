@@ -109,8 +109,8 @@ pub(crate) fn prefetch<T>(p: *const T) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a hint, which never faults; every x86-64 has it.
     unsafe {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T0>(p.cast());
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(p.cast());
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = p;
@@ -250,6 +250,20 @@ pub(crate) trait Simd: Copy + 'static {
         }
     }
 
+    /// [`Simd::sum`] of sixteen vectors, bit for bit.
+    #[inline(always)]
+    unsafe fn sum16(a: [[Self::F; 4]; 4]) -> [[f32; 4]; 4] {
+        // SAFETY: the caller's contract.
+        unsafe {
+            [
+                Self::sum4(a[0]),
+                Self::sum4(a[1]),
+                Self::sum4(a[2]),
+                Self::sum4(a[3]),
+            ]
+        }
+    }
+
     unsafe fn splat_word(x: u32) -> Self::I;
     unsafe fn load_words(p: *const u32) -> Self::I;
     unsafe fn and(a: Self::I, b: Self::I) -> Self::I;
@@ -270,4 +284,42 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn to_bits(a: Self::F) -> Self::I;
     /// Floats of these bits.
     unsafe fn from_bits(a: Self::I) -> Self::F;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Sums<'a>(
+        &'a [f32; 16 * MAX_LANES],
+        &'a mut [[f32; 4]; 4],
+        &'a mut [f32; 16],
+    );
+
+    impl Kernel for Sums<'_> {
+        #[inline(always)]
+        unsafe fn run<V: Simd>(self) {
+            // SAFETY: sixteen vectors.
+            unsafe {
+                let mut all = [[V::splat(0.0); 4]; 4];
+                for i in 0..16 {
+                    let vector = V::load(self.0.as_ptr().add(i * MAX_LANES));
+                    all[i / 4][i % 4] = vector;
+                    self.2[i] = V::sum(vector);
+                }
+                *self.1 = V::sum16(all);
+            }
+        }
+    }
+
+    #[test]
+    fn sums_of_sixteen_vectors_are_those_of_each() {
+        // Values whose sum depends on the order.
+        let x = std::array::from_fn(|i| ((i * 7919 % 1009) as f32).powi(3) * 1e-3 - 1e5);
+        for &isa in Isa::available() {
+            let (mut together, mut each) = ([[0.0; 4]; 4], [0.0; 16]);
+            launch(isa, Sums(&x, &mut together, &mut each));
+            assert_eq!(together.as_flattened(), each, "{isa:?}");
+        }
+    }
 }

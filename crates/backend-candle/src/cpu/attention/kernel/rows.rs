@@ -7,24 +7,130 @@ use half::f16;
 use crate::cpu::simd::{Simd, prefetch};
 use crate::cpu::{Codes, Kept, Strided};
 
-/// Keys or values to ask the memory for before they are needed: a decode step's lie there, and the
-/// processor itself looks no further than a page.
-pub(super) const AHEAD: usize = 16;
-/// Floats of a cache line.
-pub(super) const LINE: usize = 16;
+/// Bytes to ask the memory for before they are needed: a decode step's keys and values lie there, and
+/// the processor itself looks no further than a page.
+const AHEAD: usize = 2560;
+/// Bytes of a cache line.
+const LINE: usize = 64;
 
-/// Some elements of neighbouring keys or values of one head, as `f32`.
-#[derive(Clone, Copy)]
-pub(super) struct Rows {
-    pub start: *const f32,
-    pub stride: usize,
-    /// The key at `start`.
-    pub first: usize,
-    /// Whether they lie in the cache's memory, so that those after them may be asked for.
-    pub in_place: bool,
+/// What keys and values are read as.
+pub(super) trait Element: Copy {
+    /// A vector of them.
+    ///
+    /// # Safety
+    /// As [`Simd::load`].
+    unsafe fn load<V: Simd>(p: *const Self) -> V::F;
+    fn wide(self) -> f32;
 }
 
-impl Rows {
+impl Element for f32 {
+    #[inline(always)]
+    unsafe fn load<V: Simd>(p: *const f32) -> V::F {
+        // SAFETY: the caller's contract.
+        unsafe { V::load(p) }
+    }
+
+    #[inline(always)]
+    fn wide(self) -> f32 {
+        self
+    }
+}
+
+impl Element for f16 {
+    #[inline(always)]
+    unsafe fn load<V: Simd>(p: *const f16) -> V::F {
+        // SAFETY: the caller's contract; `f16` is a `u16` in memory.
+        unsafe { V::load_f16(p.cast()) }
+    }
+
+    #[inline(always)]
+    fn wide(self) -> f32 {
+        widen(self)
+    }
+}
+
+/// Some elements of neighbouring keys or values of one head.
+#[derive(Clone, Copy)]
+pub(super) struct Rows<E> {
+    start: *const E,
+    stride: usize,
+    /// The key at `start`.
+    first: usize,
+    /// How many elements further on that lies which the memory is to be asked for: nothing where rows
+    /// were widened into the cache.
+    ahead: usize,
+}
+
+impl<E: Element> Rows<E> {
+    /// As they are kept.
+    #[inline(always)]
+    pub(super) fn in_place(
+        kept: Strided<'_, E>,
+        head: usize,
+        keys: &Range<usize>,
+        elements: &Range<usize>,
+    ) -> Rows<E> {
+        if keys.is_empty() {
+            return Rows {
+                start: kept.data.as_ptr(),
+                stride: 0,
+                first: keys.start,
+                ahead: 0,
+            };
+        }
+        let rows_ahead = AHEAD / (elements.len().max(1) * size_of::<E>());
+        Rows {
+            start: kept.row(head, keys.start, elements.end)[elements.start..].as_ptr(),
+            stride: kept.token_stride,
+            first: keys.start,
+            ahead: rows_ahead.max(1) * kept.token_stride,
+        }
+    }
+
+    /// Without the rows before `key`, which becomes number 0.
+    #[inline(always)]
+    pub(super) fn from(&self, key: usize) -> Rows<E> {
+        Rows {
+            start: self.row(key),
+            first: 0,
+            ..*self
+        }
+    }
+
+    /// Without the first elements.
+    #[inline(always)]
+    pub(super) fn after(&self, elements: usize) -> Rows<E> {
+        Rows {
+            start: self.start.wrapping_add(elements),
+            ..*self
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn row(&self, key: usize) -> *const E {
+        self.start.wrapping_add((key - self.first) * self.stride)
+    }
+
+    /// Asks the memory for `n` elements of a later row than this one.
+    #[inline(always)]
+    pub(super) fn ask(&self, row: *const E, n: usize) {
+        if self.ahead > 0 {
+            ask(row.wrapping_add(self.ahead), n);
+        }
+    }
+}
+
+/// Asks the memory for elements.
+#[inline(always)]
+fn ask<E>(start: *const E, n: usize) {
+    let mut at = 0;
+    while at < n {
+        prefetch(start.wrapping_add(at));
+        at += LINE / size_of::<E>();
+    }
+}
+
+impl Rows<f32> {
     /// What is not kept as `f32` is widened into `room`.
     #[inline(always)]
     pub(super) unsafe fn of<V: Simd>(
@@ -34,39 +140,30 @@ impl Rows {
         elements: &Range<usize>,
         head_dim: usize,
         room: *mut f32,
-    ) -> Rows {
+    ) -> Rows<f32> {
         let n = elements.len();
         let kept = match kept {
-            Kept::F32(kept) => {
-                return Rows {
-                    start: kept.row(head, keys.start, elements.end)[elements.start..].as_ptr(),
-                    stride: kept.token_stride,
-                    first: keys.start,
-                    in_place: true,
-                };
-            }
-            Kept::F16(kept) => kept,
+            Kept::F32(kept) => return Rows::in_place(kept, head, keys, elements),
+            Kept::F16(kept) => Rows::in_place(kept, head, keys, elements),
             Kept::Codes(kept) => {
                 // SAFETY: the caller's contract.
                 unsafe { widen_codes::<V>(&kept, head, keys, elements, head_dim, room) };
                 return Rows::widened(room, n, keys);
             }
         };
-        let whole = n / V::LANES * V::LANES;
         for (i, key) in keys.clone().enumerate() {
-            let row = &kept.row(head, key, elements.end)[elements.start..];
-            let ahead = row.as_ptr().wrapping_add(AHEAD * kept.token_stride);
-            for at in (0..n).step_by(2 * LINE) {
-                prefetch(ahead.wrapping_add(at));
-            }
+            let row = kept.row(key);
+            kept.ask(row, n);
             // SAFETY: the row has `n` elements, and there is room for a block of them.
             unsafe {
                 let to = room.add(i * n);
-                for at in (0..whole).step_by(V::LANES) {
-                    V::store(to.add(at), V::load_f16(row.as_ptr().add(at).cast()));
+                let mut at = 0;
+                while at + V::LANES <= n {
+                    V::store(to.add(at), f16::load::<V>(row.add(at)));
+                    at += V::LANES;
                 }
-                for (at, x) in row.iter().enumerate().skip(whole) {
-                    *to.add(at) = f16::to_f32(*x);
+                for at in at..n {
+                    *to.add(at) = widen(*row.add(at));
                 }
             }
         }
@@ -74,27 +171,13 @@ impl Rows {
     }
 
     #[inline(always)]
-    fn widened(room: *const f32, stride: usize, keys: &Range<usize>) -> Rows {
+    fn widened(room: *const f32, stride: usize, keys: &Range<usize>) -> Rows<f32> {
         Rows {
             start: room,
             stride,
             first: keys.start,
-            in_place: false,
+            ahead: 0,
         }
-    }
-
-    /// Without the first elements.
-    #[inline(always)]
-    pub(super) fn after(&self, elements: usize) -> Rows {
-        Rows {
-            start: self.start.wrapping_add(elements),
-            ..*self
-        }
-    }
-
-    #[inline(always)]
-    pub(super) fn row(&self, key: usize) -> *const f32 {
-        self.start.wrapping_add((key - self.first) * self.stride)
     }
 }
 
@@ -126,10 +209,9 @@ unsafe fn widen_codes<V: Simd>(
     };
     for (i, key) in keys.clone().enumerate() {
         let codes = kept.codes.row(head, key, head_dim * kept.bits / 8).as_ptr();
-        let ahead = codes.wrapping_add(AHEAD * kept.codes.token_stride);
-        for at in (elements.start..elements.end).step_by(4 * LINE * 8 / kept.bits) {
-            prefetch(ahead.wrapping_add(at * kept.bits / 8));
-        }
+        let bytes = (n * kept.bits / 8).max(1);
+        let ahead = codes.wrapping_add((AHEAD / bytes).max(1) * kept.codes.token_stride);
+        ask(ahead.wrapping_add(elements.start * kept.bits / 8), bytes);
         let mut at = elements.start;
         // SAFETY: the rows have codes up to the elements' end, and there is room for a block of them.
         unsafe {

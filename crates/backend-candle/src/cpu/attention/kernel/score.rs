@@ -2,18 +2,18 @@
 
 use std::ops::Range;
 
-use crate::cpu::simd::{Simd, prefetch};
+use crate::cpu::simd::Simd;
 
 use super::{
     KEYS, Queries,
-    rows::{AHEAD, LINE, Rows},
+    rows::{Element, Rows},
 };
 
 /// Scaled scores of `T` queries against some keys, into the queries' rows of `scores`.
 #[inline(always)]
-pub(super) unsafe fn score<V: Simd, const T: usize>(
+pub(super) unsafe fn score<V: Simd, E: Element, const T: usize>(
     queries: &Queries<'_>,
-    rows: &Rows,
+    rows: &Rows<E>,
     first: usize,
     block: Range<usize>,
     scores: *mut f32,
@@ -29,24 +29,19 @@ pub(super) unsafe fn score<V: Simd, const T: usize>(
     // SAFETY: rows of `d` elements; every query has a row of scores for `keys`.
     unsafe {
         while key + KEYS <= block.end {
-            if rows.in_place {
-                for i in 0..KEYS {
-                    let ahead = rows.row(key + AHEAD + i);
-                    for at in (0..d).step_by(LINE) {
-                        prefetch(ahead.wrapping_add(at));
-                    }
-                }
-            }
             let mut k = [rows.row(key); KEYS];
             for i in 1..KEYS {
                 k[i] = rows.row(key + i);
             }
-            let dots = dots::<V, T, KEYS>(q, k, d);
+            for i in 0..KEYS {
+                rows.ask(k[i], d);
+            }
+            let dots = dots::<V, E, T, KEYS>(q, k, d);
             put(queries, first, key - keys.start, keys.len(), dots, scores);
             key += KEYS;
         }
         while key < block.end {
-            let dots = dots::<V, T, 1>(q, [rows.row(key)], d);
+            let dots = dots::<V, E, T, 1>(q, [rows.row(key)], d);
             put(queries, first, key - keys.start, keys.len(), dots, scores);
             key += 1;
         }
@@ -76,38 +71,66 @@ unsafe fn put<const T: usize, const K: usize>(
 
 /// Dot products of every `k` with every `q`.
 #[inline(always)]
-unsafe fn dots<V: Simd, const T: usize, const K: usize>(
+unsafe fn dots<V: Simd, E: Element, const T: usize, const K: usize>(
     q: [*const f32; T],
-    k: [*const f32; K],
+    k: [*const E; K],
     d: usize,
 ) -> [[f32; K]; T] {
-    let whole = d / V::LANES * V::LANES;
     // SAFETY: the caller's contract.
     unsafe {
         let mut sums = [[V::splat(0.0); K]; T];
-        for at in (0..whole).step_by(V::LANES) {
+        let mut at = 0;
+        while at + V::LANES <= d {
             for i in 0..K {
-                let k = V::load(k[i].add(at));
+                let k = E::load::<V>(k[i].add(at));
                 for t in 0..T {
                     sums[t][i] = V::fma(V::load(q[t].add(at)), k, sums[t][i]);
                 }
             }
+            at += V::LANES;
         }
-        let mut dots = [[0.0; K]; T];
+        let mut dots = sums_of::<V, T, K>(&sums);
         for t in 0..T {
-            for i in 0..K / 4 {
-                let four = V::sum4(*sums[t].as_ptr().add(4 * i).cast());
-                dots[t][4 * i..4 * i + 4].copy_from_slice(&four);
-            }
-            for i in K / 4 * 4..K {
-                dots[t][i] = V::sum(sums[t][i]);
-            }
             for i in 0..K {
-                for at in whole..d {
-                    dots[t][i] += *q[t].add(at) * *k[i].add(at);
+                for at in at..d {
+                    dots[t][i] += *q[t].add(at) * (*k[i].add(at)).wide();
                 }
             }
         }
         dots
     }
+}
+
+/// [`Simd::sum`] of every vector.
+#[inline(always)]
+unsafe fn sums_of<V: Simd, const T: usize, const K: usize>(
+    vectors: &[[V::F; K]; T],
+) -> [[f32; K]; T] {
+    let mut sums = [[0.0; K]; T];
+    // SAFETY: the caller's contract.
+    unsafe {
+        if K == 4 && (T == 3 || T == 4) {
+            let mut all = [[V::splat(0.0); 4]; 4];
+            for t in 0..T {
+                for i in 0..4 {
+                    all[t][i] = vectors[t][i];
+                }
+            }
+            let all = V::sum16(all);
+            for t in 0..T {
+                sums[t].copy_from_slice(&all[t][..K]);
+            }
+            return sums;
+        }
+        for t in 0..T {
+            for i in 0..K / 4 {
+                let four = V::sum4(*vectors[t].as_ptr().add(4 * i).cast());
+                sums[t][4 * i..4 * i + 4].copy_from_slice(&four);
+            }
+            for i in K / 4 * 4..K {
+                sums[t][i] = V::sum(vectors[t][i]);
+            }
+        }
+    }
+    sums
 }

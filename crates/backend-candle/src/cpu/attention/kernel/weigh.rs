@@ -2,19 +2,19 @@
 
 use std::ops::Range;
 
-use crate::cpu::simd::{Simd, prefetch};
+use crate::cpu::simd::Simd;
 
 use super::{
     Queries, clip,
-    rows::{AHEAD, LINE, Rows},
+    rows::{Element, Rows},
 };
 
 /// Adds a block's weighted values to the outputs of `T` queries: together for the keys that all see,
 /// one by one for those before and after, so that each adds its keys in order and no others.
 #[inline(always)]
-pub(super) unsafe fn weigh_block<V: Simd, const T: usize>(
+pub(super) unsafe fn weigh_block<V: Simd, E: Element, const T: usize>(
     queries: &Queries<'_>,
-    rows: &Rows,
+    rows: &Rows<E>,
     elements: &Range<usize>,
     first: usize,
     block: &Range<usize>,
@@ -41,24 +41,24 @@ pub(super) unsafe fn weigh_block<V: Simd, const T: usize>(
         }
         if start >= end {
             for t in 0..T {
-                weigh::<V, 1>(rows, d, from[t]..to[t], [weights[t]], [out[t]]);
+                weigh::<V, E, 1>(rows, d, from[t]..to[t], [weights[t]], [out[t]]);
             }
             return;
         }
         for t in 0..T {
-            weigh::<V, 1>(rows, d, from[t]..start, [weights[t]], [out[t]]);
+            weigh::<V, E, 1>(rows, d, from[t]..start, [weights[t]], [out[t]]);
         }
-        weigh::<V, T>(rows, d, start..end, weights, out);
+        weigh::<V, E, T>(rows, d, start..end, weights, out);
         for t in 0..T {
-            weigh::<V, 1>(rows, d, end..to[t], [weights[t]], [out[t]]);
+            weigh::<V, E, 1>(rows, d, end..to[t], [weights[t]], [out[t]]);
         }
     }
 }
 
 /// Adds the weighted values of some keys to outputs. A key's weight is at its number.
 #[inline(always)]
-unsafe fn weigh<V: Simd, const T: usize>(
-    rows: &Rows,
+unsafe fn weigh<V: Simd, E: Element, const T: usize>(
+    rows: &Rows<E>,
     d: usize,
     keys: Range<usize>,
     weights: [*const f32; T],
@@ -67,11 +67,7 @@ unsafe fn weigh<V: Simd, const T: usize>(
     if keys.is_empty() {
         return;
     }
-    let values = Rows {
-        start: rows.row(keys.start),
-        first: 0,
-        ..*rows
-    };
+    let values = rows.from(keys.start);
     let weights = after(weights, keys.start);
     let n = keys.len();
     // SAFETY: the caller's contract; `at` and the lanes after it stay below `d`.
@@ -79,21 +75,25 @@ unsafe fn weigh<V: Simd, const T: usize>(
         let mut at = 0;
         // A lone query needs more chains of additions to keep the units busy.
         while T == 1 && at + 8 * V::LANES <= d {
-            weigh_lanes::<V, T, 8>(values.after(at), n, weights, after_mut(out, at));
+            weigh_lanes::<V, E, T, 8>(values.after(at), n, weights, after_mut(out, at));
             at += 8 * V::LANES;
         }
         while at + 4 * V::LANES <= d {
-            weigh_lanes::<V, T, 4>(values.after(at), n, weights, after_mut(out, at));
+            weigh_lanes::<V, E, T, 4>(values.after(at), n, weights, after_mut(out, at));
             at += 4 * V::LANES;
         }
+        while at + 2 * V::LANES <= d {
+            weigh_lanes::<V, E, T, 2>(values.after(at), n, weights, after_mut(out, at));
+            at += 2 * V::LANES;
+        }
         while at + V::LANES <= d {
-            weigh_lanes::<V, T, 1>(values.after(at), n, weights, after_mut(out, at));
+            weigh_lanes::<V, E, T, 1>(values.after(at), n, weights, after_mut(out, at));
             at += V::LANES;
         }
         for at in at..d {
             for t in 0..T {
                 for i in 0..n {
-                    *out[t].add(at) += *weights[t].add(i) * *values.row(i).add(at);
+                    *out[t].add(at) += *weights[t].add(i) * (*values.row(i).add(at)).wide();
                 }
             }
         }
@@ -120,8 +120,8 @@ fn after_mut<const T: usize>(mut pointers: [*mut f32; T], elements: usize) -> [*
 
 /// As [`weigh`], for `N` vectors of the values' elements.
 #[inline(always)]
-unsafe fn weigh_lanes<V: Simd, const T: usize, const N: usize>(
-    values: Rows,
+unsafe fn weigh_lanes<V: Simd, E: Element, const T: usize, const N: usize>(
+    values: Rows<E>,
     n: usize,
     weights: [*const f32; T],
     out: [*mut f32; T],
@@ -135,15 +135,12 @@ unsafe fn weigh_lanes<V: Simd, const T: usize, const N: usize>(
             }
         }
         for key in 0..n {
-            if values.in_place {
-                for at in (0..N * V::LANES).step_by(LINE) {
-                    prefetch(values.row(key + AHEAD).wrapping_add(at));
-                }
-            }
+            let row = values.row(key);
+            values.ask(row, N * V::LANES);
             // A value at a time: sums, weights and it just fit the registers.
             #[allow(clippy::needless_range_loop)]
             for i in 0..N {
-                let value = V::load(values.row(key).add(i * V::LANES));
+                let value = E::load::<V>(row.add(i * V::LANES));
                 for t in 0..T {
                     sums[t][i] = V::fma(V::splat(*weights[t].add(key)), value, sums[t][i]);
                 }
