@@ -13,6 +13,7 @@ mod tests;
 use std::cell::Cell;
 use std::fmt;
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::sync::{Arc, Weak};
 
 use biplane_backend::repack::dequantize_value;
@@ -221,14 +222,19 @@ impl Part<'_> {
 }
 
 impl CpuMatrix {
-    /// Packs a checkpoint's matrix, on all threads.
+    /// Packs a checkpoint's matrix, on all threads. `taken` is told which rows' bytes are not needed any
+    /// more.
     ///
     /// # Errors
     /// [`Error::Weight`] for malformed bytes, [`Error::OutOfMemory`].
-    pub fn pack(m: &PackedMatrix<'_>, arithmetic: Arithmetic) -> Result<CpuMatrix> {
+    pub fn pack(
+        m: &PackedMatrix<'_>,
+        arithmetic: Arithmetic,
+        taken: &(dyn Fn(Range<usize>) + Sync),
+    ) -> Result<CpuMatrix> {
         m.validate()?;
         let layout = Layout::of(m)?;
-        let data = pack::pack(m, &layout)?;
+        let data = pack::pack(m, &layout, taken)?;
         Ok(CpuMatrix {
             inner: Arc::new(Packed {
                 layout,

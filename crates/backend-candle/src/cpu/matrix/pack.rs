@@ -1,4 +1,4 @@
-use std::sync::Mutex;
+use std::{mem::MaybeUninit, ops::Range, sync::Mutex};
 
 use biplane_backend::repack::{CanonicalRows, canonical_rows};
 use biplane_backend::{Error, PackedLayout, PackedMatrix, Result};
@@ -10,52 +10,74 @@ use super::Line;
 use super::codec::{Codec, PANEL, Quads, halves_mut};
 use super::layout::{Bias, Format, Layout, ScaleType, Scaling, with_codec, with_codes};
 
+/// Bytes of the checkpoint that a task packs, and then has no more use for.
+const AT_ONCE: usize = 2 << 20;
+
 /// A matrix's panels, as `layout` says.
 ///
 /// # Errors
 /// [`Error::OutOfMemory`]; [`Error::Weight`] for malformed bytes.
-pub(super) fn pack(m: &PackedMatrix<'_>, layout: &Layout) -> Result<Vec<Line>> {
-    let panel_words = layout.panel_words();
-    let lines = zeroed_lines(panel_words, layout.panels())?;
-    let mut data = lines;
+pub(super) fn pack(
+    m: &PackedMatrix<'_>,
+    layout: &Layout,
+    taken: &(dyn Fn(Range<usize>) + Sync),
+) -> Result<Vec<Line>> {
+    let panel = layout.panel_words() / (size_of::<Line>() / 4);
+    let lines = panel.checked_mul(layout.panels()).unwrap_or(usize::MAX);
+    let mut data = Vec::<Line>::new();
+    data.try_reserve_exact(lines)
+        .map_err(|_| Error::OutOfMemory {
+            backend: "candle",
+            bytes: lines.saturating_mul(size_of::<Line>()),
+        })?;
+    if lines == 0 {
+        return Ok(data);
+    }
+    let bytes: usize = m
+        .bytes_of_rows(0..layout.rows)
+        .iter()
+        .map(|b| b.len())
+        .sum();
+    let pieces = bytes.div_ceil(AT_ONCE).max(4 * pool::threads());
+    let chunk = layout.panels().div_ceil(pieces);
     let failed = Mutex::new(None);
     {
-        // One lock for each panel lets tasks write their own without unsafe code.
-        let panels: Vec<Mutex<&mut [u32]>> = bytemuck::cast_slice_mut::<Line, u32>(&mut data)
-            .chunks_exact_mut(panel_words)
-            .take(layout.panels())
+        // One lock for each piece lets tasks write their own without unsafe code.
+        let pieces: Vec<Mutex<&mut [MaybeUninit<Line>]>> = data.spare_capacity_mut()[..lines]
+            .chunks_mut(chunk * panel)
             .map(Mutex::new)
             .collect();
-        pool::parallel_for(panels.len(), |i| {
-            let mut words = panels[i].lock().unwrap_or_else(|e| e.into_inner());
-            if let Err(e) = pack_panel(m, layout, i * PANEL, &mut words) {
-                failed
-                    .lock()
-                    .unwrap_or_else(|e| e.into_inner())
-                    .get_or_insert(e);
+        pool::parallel_for(pieces.len(), |i| {
+            let mut piece = pieces[i].lock().unwrap_or_else(|e| e.into_inner());
+            let first = i * chunk * PANEL;
+            for (i, lines) in piece.chunks_exact_mut(panel).enumerate() {
+                let words = bytemuck::cast_slice_mut(zeroed(lines));
+                if let Err(e) = pack_panel(m, layout, first + i * PANEL, words) {
+                    failed
+                        .lock()
+                        .unwrap_or_else(|e| e.into_inner())
+                        .get_or_insert(e);
+                }
             }
+            taken(first..layout.rows.min(first + chunk * PANEL));
         });
     }
     match failed.into_inner().unwrap_or_else(|e| e.into_inner()) {
         Some(error) => Err(error),
-        None => Ok(data),
+        None => {
+            // SAFETY: there is room for them, and the pieces, all of which were zeroed, are all of them.
+            unsafe { data.set_len(lines) };
+            Ok(data)
+        }
     }
 }
 
-fn zeroed_lines(panel_words: usize, panels: usize) -> Result<Vec<Line>> {
-    let words = panel_words.checked_mul(panels);
-    let lines = words.map(|n| n.div_ceil(size_of::<Line>() / 4));
-    let mut data = Vec::new();
-    match lines {
-        Some(n) if data.try_reserve_exact(n).is_ok() => data.resize(n, Line::default()),
-        _ => {
-            return Err(Error::OutOfMemory {
-                backend: "candle",
-                bytes: words.unwrap_or(usize::MAX).saturating_mul(4),
-            });
-        }
-    }
-    Ok(data)
+/// Fills with zeros: here, by the thread that packs, and not before, so that memory is taken as the
+/// checkpoint's is freed.
+fn zeroed(lines: &mut [MaybeUninit<Line>]) -> &mut [Line] {
+    lines.fill(MaybeUninit::new(Line::default()));
+    // SAFETY: all have just been written, and `MaybeUninit` is laid out as what it may hold.
+    unsafe { &mut *(std::ptr::from_mut(lines) as *mut [Line]) }
 }
 
 /// Packs the rows from `first` on into one panel of zeros.
