@@ -35,7 +35,7 @@ impl Model {
 }
 
 impl<'de> Deserialize<'de> for Model {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
         let json = <&RawValue>::deserialize(deserializer)?;
         match Bpe::from_json(json).map_err(D::Error::custom)? {
             Some(bpe) => Ok(Model::Bpe(bpe)),

@@ -383,17 +383,20 @@ impl CpuMatrix {
     fn row(&self, row: usize, out: &mut [f32]) {
         let layout = &self.inner.layout;
         let (panel, lane) = (self.panel(row / PANEL), row % PANEL);
-        let groups = panel.chunks_exact(layout.group_words());
+        let runs = panel.chunks_exact(layout.run_words());
+        let groups = runs.flat_map(|run| {
+            let groups = run[layout.header_words()..].chunks_exact(layout.group_words());
+            groups.enumerate().map(move |(g, blocks)| (run, g, blocks))
+        });
         with_codec!(layout.format, C => {
-            for (words, out) in groups.zip(out.chunks_mut(layout.group)) {
-                let blocks = words[layout.header_words()..].chunks_exact(C::WORDS);
-                for (block, out) in blocks.zip(out.chunks_mut(C::BLOCK)) {
+            for ((run, g, blocks), out) in groups.zip(out.chunks_mut(layout.group)) {
+                for (block, out) in blocks.chunks_exact(C::WORDS).zip(out.chunks_mut(C::BLOCK)) {
                     for (k, out) in out.iter_mut().enumerate() {
                         *out = C::get(block, k, lane);
                     }
                 }
                 let Some(scaling) = layout.scaling else { continue };
-                let (scale, bias) = pack::scale_and_bias(layout, scaling, words, lane);
+                let (scale, bias) = pack::scale_and_bias(layout, scaling, run, g, lane);
                 let zero = match scaling.bias {
                     Bias::Stored => 0,
                     Bias::ZeroPoint(zero) => zero,

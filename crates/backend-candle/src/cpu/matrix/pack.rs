@@ -1,6 +1,6 @@
 use std::{mem::MaybeUninit, ops::Range, sync::Mutex};
 
-use biplane_backend::repack::{CanonicalRows, canonical_rows};
+use biplane_backend::repack::{CanonicalRows, canonical_rows, k_scales};
 use biplane_backend::{Error, PackedLayout, PackedMatrix, Result};
 use half::{bf16, f16};
 
@@ -115,17 +115,17 @@ fn pack_panel(
 
     let mut canonical = CanonicalRows::default();
     canonical_rows(m, rows.clone(), &mut canonical)?;
-    let (groups, group_words) = (layout.groups(), layout.group_words());
+    let (groups, run_groups) = (layout.groups(), layout.run_groups());
     let header = layout.header_words();
     for lane in 0..rows.len() {
         for group in 0..groups {
-            let words = &mut words[group * group_words..][..group_words];
+            let run = &mut words[group / run_groups * layout.run_words()..][..layout.run_words()];
             if let Some(scaling) = layout.scaling {
                 let scale = canonical.scales[lane * groups + group];
-                set_scale(scaling.ty, words, lane, scale);
+                set_scale(scaling.ty, run, lane, scale);
                 if scaling.bias == Bias::Stored {
                     let bias = canonical.biases[lane * groups + group];
-                    set_scale(scaling.ty, &mut words[layout.scale_words()..], lane, bias);
+                    set_scale(scaling.ty, &mut run[layout.scale_words()..], lane, bias);
                 }
             }
             let codes =
@@ -133,14 +133,32 @@ fn pack_panel(
             let Format::Codes { bits, block } = layout.format else {
                 continue;
             };
+            let start = header + group % run_groups * layout.group_words();
             with_codes!(bits, block, C => {
-                let blocks = words[header..].chunks_exact_mut(C::BLOCK_WORDS);
+                let blocks = run[start..].chunks_exact_mut(C::BLOCK_WORDS);
                 for (block, codes) in blocks.zip(codes.chunks_exact(4 * C::QUADS)) {
                     for (q, codes) in codes.as_chunks::<4>().0.iter().enumerate() {
                         C::set_quad(block, q, lane, u32::from_le_bytes(*codes));
                     }
                 }
             });
+        }
+    }
+    if let (PackedLayout::Ggml { kind, blocks }, Some(scaling)) = (m.layout, layout.scaling)
+        && scaling.ty == ScaleType::Multiple
+    {
+        let runs = blocks[rows.start * layout.runs() * kind.block_bytes()..]
+            .chunks_exact(kind.block_bytes())
+            .map(|block| k_scales(kind, block).unwrap_or_default());
+        for (i, all) in runs.take(rows.len() * layout.runs()).enumerate() {
+            let (lane, run) = (i / layout.runs(), i % layout.runs());
+            let run = &mut words[run * layout.run_words()..];
+            set_multiples(run, lane, all.d, &all.scales[..run_groups]);
+            if scaling.bias == Bias::Stored {
+                // Minima are taken away.
+                let run = &mut run[layout.scale_words()..];
+                set_multiples(run, lane, -all.dmin, &all.mins[..run_groups]);
+            }
         }
     }
     Ok(())
@@ -151,14 +169,26 @@ fn set_scale(ty: ScaleType, words: &mut [u32], lane: usize, value: f32) {
         ScaleType::F32 => words[lane] = value.to_bits(),
         ScaleType::F16 => halves_mut(words)[lane] = f16::from_f32(value).to_bits(),
         ScaleType::BF16 => halves_mut(words)[lane] = bf16::from_f32(value).to_bits(),
+        // They come from the file, all of a run at once.
+        ScaleType::Multiple => {}
     }
 }
 
-/// Scale and stored bias of a lane's group, whose words these are.
+/// Stores a lane's scales of a run: `unit` times each of `multiples`.
+fn set_multiples(run: &mut [u32], lane: usize, unit: f16, multiples: &[i8]) {
+    halves_mut(run)[lane] = unit.to_bits();
+    let bytes: &mut [i8] = bytemuck::cast_slice_mut(&mut run[PANEL / 2..]);
+    for (multiple, bytes) in multiples.iter().zip(bytes.chunks_exact_mut(PANEL)) {
+        bytes[lane] = *multiple;
+    }
+}
+
+/// Scale and stored bias of a lane in group `g` of the run whose words these are.
 pub(super) fn scale_and_bias(
     layout: &Layout,
     scaling: Scaling,
-    words: &[u32],
+    run: &[u32],
+    g: usize,
     lane: usize,
 ) -> (f32, f32) {
     use super::codec::{half_to_f32, halves};
@@ -166,10 +196,14 @@ pub(super) fn scale_and_bias(
         ScaleType::F32 => f32::from_bits(words[lane]),
         ScaleType::F16 => half_to_f32(halves(words)[lane], false),
         ScaleType::BF16 => half_to_f32(halves(words)[lane], true),
+        ScaleType::Multiple => {
+            let multiples: &[i8] = bytemuck::cast_slice(&words[PANEL / 2..]);
+            half_to_f32(halves(words)[lane], false) * f32::from(multiples[g * PANEL + lane])
+        }
     };
     let bias = match scaling.bias {
-        Bias::Stored => get(&words[layout.scale_words()..]),
+        Bias::Stored => get(&run[layout.scale_words()..]),
         Bias::ZeroPoint(_) => 0.0,
     };
-    (get(words), bias)
+    (get(run), bias)
 }

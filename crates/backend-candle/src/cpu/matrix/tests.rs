@@ -387,6 +387,18 @@ fn packed_matrices_are_no_larger_than_their_files() {
         let matrix = CpuMatrix::pack(&case.packed(), Arithmetic::Exact, &|_| ()).unwrap();
         assert_eq!(matrix.size_in_bytes(), blocks.len(), "{}", kind.name());
     }
+    // Of the K kinds scales and minima stay bytes; the file has those of some in 4 or 6 bits.
+    for (kind, bits_of_256) in [
+        (GgmlKind::Q2K, 256 * 2 + 2 * (16 * 8 + 16)),
+        (GgmlKind::Q4K, 256 * 4 + 2 * (8 * 8 + 16)),
+        (GgmlKind::Q5K, 256 * 5 + 2 * (8 * 8 + 16)),
+        (GgmlKind::Q6K, 256 * 6 + 16 * 8 + 16),
+    ] {
+        let case = Case::ggml(kind, 64, 512);
+        let matrix = CpuMatrix::pack(&case.packed(), Arithmetic::Exact, &|_| ()).unwrap();
+        let bytes = 64 * 2 * bits_of_256 / 8;
+        assert_eq!(matrix.size_in_bytes(), bytes, "{}", kind.name());
+    }
     let bf16 = CpuMatrix::pack(
         &Case::dense(DType::BF16, 64, 64).packed(),
         Arithmetic::Exact,

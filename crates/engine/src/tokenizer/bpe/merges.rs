@@ -46,7 +46,8 @@ impl Merges {
             pairs.push([id(left)?, id(right)?, id(&whole)?]);
         }
         let mut ranks = Table::with_room(count);
-        for (rank, &[left, right, _]) in (0..).zip(&pairs).rev() {
+        for (rank, &[left, right, _]) in pairs.iter().enumerate().rev() {
+            let rank = rank as u32;
             ranks.insert(rank, (left, right), |rank| is(&pairs, rank, left, right));
         }
         Ok(Merges::Listed { pairs, ranks })
