@@ -30,9 +30,6 @@ pub(super) fn pack(
             backend: "candle",
             bytes: lines.saturating_mul(size_of::<Line>()),
         })?;
-    if lines == 0 {
-        return Ok(data);
-    }
     let bytes: usize = m
         .bytes_of_rows(0..layout.rows)
         .iter()
@@ -115,34 +112,39 @@ fn pack_panel(
 
     let mut canonical = CanonicalRows::default();
     canonical_rows(m, rows.clone(), &mut canonical)?;
+    let Format::Codes { bits, block } = layout.format else {
+        return Ok(());
+    };
     let (groups, run_groups) = (layout.groups(), layout.run_groups());
-    let header = layout.header_words();
-    for lane in 0..rows.len() {
-        for group in 0..groups {
-            let run = &mut words[group / run_groups * layout.run_words()..][..layout.run_words()];
-            if let Some(scaling) = layout.scaling {
-                let scale = canonical.scales[lane * groups + group];
-                set_scale(scaling.ty, run, lane, scale);
+    let (run_words, group_words) = (layout.run_words(), layout.group_words());
+    let (header_words, scale_words) = (layout.header_words(), layout.scale_words());
+    // Group by group for all lanes: a group's words stay in the cache.
+    for group in 0..groups {
+        let run = &mut words[group / run_groups * run_words..][..run_words];
+        if let Some(scaling) = layout.scaling {
+            let (scales, biases) = run.split_at_mut(scale_words);
+            for lane in 0..rows.len() {
+                set_scale(
+                    scaling.ty,
+                    scales,
+                    lane,
+                    canonical.scales[lane * groups + group],
+                );
                 if scaling.bias == Bias::Stored {
-                    let bias = canonical.biases[lane * groups + group];
-                    set_scale(scaling.ty, &mut run[layout.scale_words()..], lane, bias);
+                    set_scale(
+                        scaling.ty,
+                        biases,
+                        lane,
+                        canonical.biases[lane * groups + group],
+                    );
                 }
             }
-            let codes =
-                &canonical.codes[lane * layout.cols + group * layout.group..][..layout.group];
-            let Format::Codes { bits, block } = layout.format else {
-                continue;
-            };
-            let start = header + group % run_groups * layout.group_words();
-            with_codes!(bits, block, C => {
-                let blocks = run[start..].chunks_exact_mut(C::BLOCK_WORDS);
-                for (block, codes) in blocks.zip(codes.chunks_exact(4 * C::QUADS)) {
-                    for (q, codes) in codes.as_chunks::<4>().0.iter().enumerate() {
-                        C::set_quad(block, q, lane, u32::from_le_bytes(*codes));
-                    }
-                }
-            });
         }
+        let blocks = &mut run[header_words + group % run_groups * group_words..][..group_words];
+        let codes = &canonical.codes[group * layout.group..];
+        with_codes!(bits, block, C => {
+            store_codes(blocks, C::BLOCK_WORDS, C::set_quad, codes, layout.cols, 4 * C::QUADS);
+        });
     }
     if let (PackedLayout::Ggml { kind, blocks }, Some(scaling)) = (m.layout, layout.scaling)
         && scaling.ty == ScaleType::Multiple
@@ -164,6 +166,28 @@ fn pack_panel(
     Ok(())
 }
 
+/// Stores the codes of a group's blocks, each of `words` words and `elements` of a row; lanes' codes lie
+/// `stride` apart, the last lane's being the last.
+#[inline(always)]
+fn store_codes(
+    blocks: &mut [u32],
+    words: usize,
+    set_quad: impl Fn(&mut [u32], usize, usize, u32),
+    codes: &[u8],
+    stride: usize,
+    elements: usize,
+) {
+    for (i, block) in blocks.chunks_exact_mut(words).enumerate() {
+        for (lane, codes) in codes.chunks(stride).enumerate() {
+            let codes = &codes[i * elements..][..elements];
+            for (q, codes) in codes.as_chunks::<4>().0.iter().enumerate() {
+                set_quad(block, q, lane, u32::from_le_bytes(*codes));
+            }
+        }
+    }
+}
+
+#[inline]
 fn set_scale(ty: ScaleType, words: &mut [u32], lane: usize, value: f32) {
     match ty {
         ScaleType::F32 => words[lane] = value.to_bits(),

@@ -168,7 +168,8 @@ fn a_directory_becomes_gguf_that_tokenizes_alike() {
         let Some(file) = fixture_gguf(family) else {
             continue;
         };
-        let written = crate::texts::gguf_vocab(&metadata(&file)).unwrap();
+        let metadata = metadata(&file);
+        let written = crate::texts::gguf_vocab(&metadata).unwrap();
         assert_eq!(vocab.model, written.model);
         assert_eq!(vocab.tokens, written.tokens);
         assert_eq!(vocab.token_types, written.token_types);
