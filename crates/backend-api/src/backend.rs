@@ -1,4 +1,4 @@
-use std::fmt::Debug;
+use std::{fmt::Debug, ops::Range};
 
 use crate::{DType, KvFormat, KvSpec, KvType, PackedMatrix, Result, Shape, Tensor, WeightMatrix};
 
@@ -107,6 +107,20 @@ pub trait Backend: Clone + Debug + 'static {
     /// # Errors
     /// [`crate::Error::Weight`] with the matrix's name for malformed bytes.
     fn load_matrix(&self, packed: &PackedMatrix<'_>, activations: DType) -> Result<Self::Matrix>;
+
+    /// As [`Backend::load_matrix`], where the caller can free rows: `taken` may be told, from any thread,
+    /// which ones have been read for the last time.
+    ///
+    /// # Errors
+    /// As [`Backend::load_matrix`].
+    fn take_matrix(
+        &self,
+        packed: &PackedMatrix<'_>,
+        activations: DType,
+        _taken: &(dyn Fn(Range<usize>) + Sync),
+    ) -> Result<Self::Matrix> {
+        self.load_matrix(packed, activations)
+    }
 
     /// Computes pending work of the given tensors; a no-op where nothing is lazy.
     ///

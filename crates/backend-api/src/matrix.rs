@@ -1,4 +1,4 @@
-use std::fmt::Debug;
+use std::{fmt::Debug, ops::Range};
 
 use crate::{DType, Result, Tensor, defaults};
 
@@ -284,7 +284,27 @@ impl GgmlKind {
     }
 }
 
-impl PackedMatrix<'_> {
+impl<'a> PackedMatrix<'a> {
+    /// The bytes of some rows; those of an affine matrix are its codes', scales' and biases'.
+    pub fn bytes_of_rows(&self, rows: Range<usize>) -> [&'a [u8]; 3] {
+        let of_all = match self.layout {
+            PackedLayout::Dense { bytes, .. } => [bytes, &[], &[]],
+            PackedLayout::Ggml { blocks, .. } => [blocks, &[], &[]],
+            PackedLayout::Affine {
+                codes,
+                scales,
+                biases,
+                ..
+            } => [codes, scales, biases],
+        };
+        of_all.map(|bytes| {
+            let row = bytes.len() / self.shape[0].max(1);
+            bytes
+                .get(rows.start * row..rows.end * row)
+                .unwrap_or_default()
+        })
+    }
+
     /// The canonical quantized form, or `None` for dense elements.
     pub fn spec(&self) -> Option<AffineSpec> {
         match self.layout {

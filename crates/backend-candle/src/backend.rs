@@ -1,5 +1,7 @@
 //! Opening a device and bringing bytes to it.
 
+use std::ops::Range;
+
 use biplane_backend::{
     Backend, DType, Device, Error, KvFormat, KvSpec, KvType, PackedMatrix, Result, Shape,
 };
@@ -143,7 +145,16 @@ impl Backend for CandleBackend {
     }
 
     fn load_matrix(&self, packed: &PackedMatrix<'_>, activations: DType) -> Result<CandleMatrix> {
-        CandleMatrix::load(packed, activations, &self.inner, self.arithmetic)
+        self.take_matrix(packed, activations, &|_| ())
+    }
+
+    fn take_matrix(
+        &self,
+        packed: &PackedMatrix<'_>,
+        activations: DType,
+        taken: &(dyn Fn(Range<usize>) + Sync),
+    ) -> Result<CandleMatrix> {
+        CandleMatrix::load(packed, activations, &self.inner, self.arithmetic, taken)
     }
 }
 

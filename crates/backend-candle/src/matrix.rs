@@ -1,6 +1,6 @@
 //! Weight matrices: our packed form on the processor, candle's on a GPU.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use biplane_backend::{
     DType, Error, PackedMatrix, Result, Shape, Tensor, WeightMatrix, defaults::require_float,
@@ -35,6 +35,7 @@ impl CandleMatrix {
         activations: DType,
         device: &Device,
         arithmetic: Arithmetic,
+        taken: &(dyn Fn(Range<usize>) + Sync),
     ) -> Result<Self> {
         if !activations.is_float() {
             return Err(Error::DType {
@@ -44,7 +45,7 @@ impl CandleMatrix {
             });
         }
         let form = if device.is_cpu() {
-            Form::Cpu(Arc::new(CpuMatrix::pack(packed, arithmetic)?))
+            Form::Cpu(Arc::new(CpuMatrix::pack(packed, arithmetic, taken)?))
         } else {
             Form::Gpu(GpuMatrix::load(packed, activations, device)?)
         };

@@ -13,10 +13,10 @@ use crate::tensor::mlx_dtype;
 
 /// A weight matrix `[out, in]`, dense or in MLX's affine groups.
 ///
-/// Dense elements, scales and biases are in the activations' element type on a GPU and in `f32` on
-/// the CPU, where MLX's quantized product of halves is inaccurate (errors of several units at 576
-/// terms) and slow. MLX computes a product in the wider type of its operands, so no other place
-/// needs to know.
+/// Dense elements are in the activations' element type. So are scales and biases on a GPU; on the CPU
+/// they are in `f32`, because MLX's quantized product of halves is inaccurate there (errors of several
+/// units at 576 terms) and slow. MLX computes a product in the wider type of its operands, so no other
+/// place needs to know.
 #[derive(Clone, Debug)]
 pub struct MlxMatrix {
     shape: [usize; 2],

@@ -51,7 +51,7 @@ pub(crate) fn load(
         ) => {
             let shape = Shape::from(packed.shape);
             let w = MlxTensor::from_bytes(OP, bytes, at_rest, shape, device)?;
-            Form::Dense(w.cast(dtype)?)
+            Form::Dense(w.cast(activations)?)
         }
         (_, None) => dense(packed, dtype, device)?,
         (_, Some(spec)) if spec.group_size >= 32 => groups(packed, spec, dtype, device)?,
@@ -64,7 +64,7 @@ pub(crate) fn load(
     Ok(MlxMatrix::new(packed.shape, form))
 }
 
-/// Element type of dense weights, scales and biases; see [`MlxMatrix`].
+/// Element type of scales, biases and dequantized weights; see [`MlxMatrix`].
 fn weight_dtype(activations: DType, device: Device) -> DType {
     if device.is_cpu() {
         DType::F32

@@ -45,6 +45,15 @@ pub fn available_bytes() -> Option<u64> {
     Some(limit.map_or(free, |limit| limit.min(free))).filter(|bytes| *bytes > 0)
 }
 
+/// Gives the system back what the allocator keeps of memory that was freed, where it keeps any.
+pub(crate) fn give_back() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: it takes any number, and only pages without living allocations are given back.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Refuses, before anything is read, a model whose weights do not fit what is free; for devices that
 /// share the processor's memory.
 pub(crate) fn check_weights(spec: &RunnerSpec) -> Result<()> {

@@ -13,7 +13,7 @@ use crate::{
     SamplingChanges, SamplingParams, ToolLoop, backends,
     engine::Engine,
     grammar::{self, GrammarEngine},
-    sampling,
+    memory, sampling,
     template::{self, ChatTemplate, Message},
     tokenizer::{Specials, Tokenizer},
     tools::{Tool, ToolBox, ToolFormat},
@@ -238,7 +238,10 @@ impl Model {
         let inner = &self.inner;
         let made = inner.grammars.get_or_init(|| {
             let width = inner.engine.info.vocab_size;
-            GrammarEngine::new(Arc::clone(&inner.tokenizer), &inner.stop_ids, width)
+            let made = GrammarEngine::new(Arc::clone(&inner.tokenizer), &inner.stop_ids, width);
+            // Its tables are made of larger ones.
+            memory::give_back();
+            made
         });
         made.as_ref().map_err(|error| error.clone().into())
     }

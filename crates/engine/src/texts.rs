@@ -1,6 +1,6 @@
 //! What a checkpoint says about text: tokenizer, chat template, where answers end, how to sample.
 
-use std::{path::Path, sync::Arc};
+use std::{borrow::Cow, path::Path, sync::Arc};
 
 use biplane_models::checkpoint::{GgufMetadata, Metadata, Opened};
 use serde_json::Value;
@@ -145,9 +145,11 @@ fn guard_borders(mut parts: Vec<Value>, tokenizer: &Tokenizer) -> Result<Vec<Val
 }
 
 /// The vocabulary as a GGUF file keeps it.
-pub(crate) fn gguf_vocab(m: &GgufMetadata) -> Result<GgufVocab> {
+pub(crate) fn gguf_vocab(m: &GgufMetadata) -> Result<GgufVocab<'_>> {
     let key = |name: &str| format!("tokenizer.ggml.{name}");
-    let strings = |list: Vec<&str>| list.into_iter().map(str::to_owned).collect();
+    fn strings(list: Vec<&str>) -> Vec<Cow<'_, str>> {
+        list.into_iter().map(Cow::Borrowed).collect()
+    }
     let id = |name: &str| m.optional_u32(&key(name));
     let flag = |name: &str| m.optional_bool(&key(name));
     Ok(GgufVocab {

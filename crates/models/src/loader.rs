@@ -53,7 +53,15 @@ impl<'a, B: Backend> Loader<'a, B> {
             Some(quantized) => self
                 .backend
                 .load_matrix(&quantized.packed(packed.name, packed.shape), self.dtype)?,
-            None => self.backend.load_matrix(&packed, self.dtype)?,
+            None => {
+                let checkpoint = self.source.checkpoint;
+                let taken = |rows| {
+                    for bytes in packed.bytes_of_rows(rows) {
+                        checkpoint.release_bytes(bytes);
+                    }
+                };
+                self.backend.take_matrix(&packed, self.dtype, &taken)?
+            }
         };
         self.count(matrix.size_in_bytes(), packed.shape[0] * packed.shape[1]);
         Ok(matrix)

@@ -52,8 +52,14 @@ fn each<const BYTES: usize, const N: usize, const G: usize>(
 
 /// The `f16` at byte `AT`.
 #[inline(always)]
+fn half_bits<const AT: usize, const BYTES: usize>(b: &[u8; BYTES]) -> f16 {
+    f16::from_le_bytes([b[AT], b[AT + 1]])
+}
+
+/// Its value.
+#[inline(always)]
 fn half_at<const AT: usize, const BYTES: usize>(b: &[u8; BYTES]) -> f32 {
-    f16::from_le_bytes([b[AT], b[AT + 1]]).to_f32()
+    half_bits::<AT, BYTES>(b).to_f32()
 }
 
 /// The lower nibbles of `packed` into the first half of `codes`, the upper into the second.
@@ -114,14 +120,67 @@ fn q8_0(b: &[u8; 34], out: Block<'_, 32, 1>) {
     *out.biases = [-128.0 * d];
 }
 
+/// How a block of 256 codes gives its groups' scales and biases: `d · scales[i]` and `-(dmin · mins[i])`, exact
+/// in `f32`. A kind without minima has biases by its zero point.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct KScales {
+    /// What the scales are multiples of.
+    pub d: f16,
+    /// What the minima are multiples of.
+    pub dmin: f16,
+    /// One a group.
+    pub scales: [i8; 16],
+    /// One a group.
+    pub mins: [i8; 16],
+}
+
+/// The scales of a block of one of the K kinds; `None` for another kind or number of bytes.
+pub fn k_scales(kind: GgmlKind, block: &[u8]) -> Option<KScales> {
+    Some(match kind {
+        GgmlKind::Q2K => q2_k_scales(block.try_into().ok()?),
+        GgmlKind::Q3K => q3_k_scales(block.try_into().ok()?),
+        GgmlKind::Q4K => {
+            let block: &[u8; 144] = block.try_into().ok()?;
+            packed_scales(block)
+        }
+        GgmlKind::Q5K => {
+            let block: &[u8; 176] = block.try_into().ok()?;
+            packed_scales(block)
+        }
+        GgmlKind::Q6K => q6_k_scales(block.try_into().ok()?),
+        _ => return None,
+    })
+}
+
+impl KScales {
+    /// Writes a block's scales, and the biases by its minima or its zero point.
+    #[inline(always)]
+    fn write(&self, zero_point: u8, scales: &mut [f32], biases: &mut [f32]) {
+        let (d, dmin) = (self.d.to_f32(), self.dmin.to_f32());
+        let parts = self.scales.iter().zip(&self.mins);
+        for ((scale, bias), (&s, &m)) in scales.iter_mut().zip(biases).zip(parts) {
+            *scale = d * f32::from(s);
+            *bias = match zero_point {
+                0 => -(dmin * f32::from(m)),
+                zero => -f32::from(zero) * *scale,
+            };
+        }
+    }
+}
+
 /// Bytes: 16 scales (low nibble) and minima (high), 64 of 2-bit codes, `d`, `dmin`.
 fn q2_k(b: &[u8; 84], out: Block<'_, 256, 16>) {
-    let (d, dmin) = (half_at::<80, 84>(b), half_at::<82, 84>(b));
-    for (i, &scale) in b[..16].iter().enumerate() {
-        out.scales[i] = d * f32::from(scale & 15);
-        out.biases[i] = -(dmin * f32::from(scale >> 4));
-    }
+    q2_k_scales(b).write(0, out.scales, out.biases);
     two_bits(&b[16..80], out.codes);
+}
+
+fn q2_k_scales(b: &[u8; 84]) -> KScales {
+    KScales {
+        d: half_bits::<80, 84>(b),
+        dmin: half_bits::<82, 84>(b),
+        scales: std::array::from_fn(|i| (b[i] & 15) as i8),
+        mins: std::array::from_fn(|i| (b[i] >> 4) as i8),
+    }
 }
 
 /// 32 bytes hold 128 2-bit codes: the lowest bits of all bytes first.
@@ -138,15 +197,7 @@ fn two_bits(packed: &[u8], codes: &mut [u8; 256]) {
 
 /// Bytes: 32 of third bits, 64 of 2-bit codes, 12 of 6-bit scales, `d`.
 fn q3_k(b: &[u8; 110], out: Block<'_, 256, 16>) {
-    let d = half_at::<108, 110>(b);
-    let packed = &b[96..108];
-    for i in 0..16 {
-        let low = packed[i % 8] >> (i / 8 * 4) & 15;
-        let high = packed[8 + i % 4] >> (i / 4 * 2) & 3;
-        let scale = d * (f32::from(low | high << 4) - 32.0);
-        out.scales[i] = scale;
-        out.biases[i] = -4.0 * scale;
-    }
+    q3_k_scales(b).write(4, out.scales, out.biases);
     two_bits(&b[32..96], out.codes);
     for (i, codes) in out.codes.chunks_exact_mut(32).enumerate() {
         for (code, &mask) in codes.iter_mut().zip(&b[..32]) {
@@ -155,23 +206,42 @@ fn q3_k(b: &[u8; 110], out: Block<'_, 256, 16>) {
     }
 }
 
-/// Eight 6-bit scales and minima in 12 bytes: the first four of each lie whole in bytes 0..8, whose
-/// upper two bits complete the nibbles of bytes 8..12.
-#[inline(always)]
-fn k_scales(d: f32, dmin: f32, packed: &[u8], scales: &mut [f32; 8], biases: &mut [f32; 8]) {
-    for i in 0..4 {
-        let (s, m, both) = (packed[i], packed[i + 4], packed[i + 8]);
-        scales[i] = d * f32::from(s & 63);
-        biases[i] = -(dmin * f32::from(m & 63));
-        scales[i + 4] = d * f32::from(both & 15 | s >> 6 << 4);
-        biases[i + 4] = -(dmin * f32::from(both >> 4 | m >> 6 << 4));
+fn q3_k_scales(b: &[u8; 110]) -> KScales {
+    let packed = &b[96..108];
+    let scale = |i: usize| {
+        let low = packed[i % 8] >> (i / 8 * 4) & 15;
+        let high = packed[8 + i % 4] >> (i / 4 * 2) & 3;
+        (low | high << 4) as i8 - 32
+    };
+    KScales {
+        d: half_bits::<108, 110>(b),
+        scales: std::array::from_fn(scale),
+        ..KScales::default()
     }
+}
+
+/// `d`, `dmin`, and eight 6-bit scales and minima in 12 bytes: the first four of each lie whole in bytes
+/// 0..8, whose upper two bits complete the nibbles of bytes 8..12.
+#[inline(always)]
+fn packed_scales<const BYTES: usize>(b: &[u8; BYTES]) -> KScales {
+    let mut all = KScales {
+        d: half_bits::<0, BYTES>(b),
+        dmin: half_bits::<2, BYTES>(b),
+        ..KScales::default()
+    };
+    for i in 0..4 {
+        let (s, m, both) = (b[4 + i], b[8 + i], b[12 + i]);
+        all.scales[i] = (s & 63) as i8;
+        all.mins[i] = (m & 63) as i8;
+        all.scales[i + 4] = (both & 15 | s >> 6 << 4) as i8;
+        all.mins[i + 4] = (both >> 4 | m >> 6 << 4) as i8;
+    }
+    all
 }
 
 /// Bytes: `d`, `dmin`, 12 of scales and minima, 128 of 4-bit codes.
 fn q4_k(b: &[u8; 144], out: Block<'_, 256, 8>) {
-    let (d, dmin) = (half_at::<0, 144>(b), half_at::<2, 144>(b));
-    k_scales(d, dmin, &b[4..16], out.scales, out.biases);
+    packed_scales(b).write(0, out.scales, out.biases);
     for (packed, codes) in b[16..].chunks_exact(32).zip(out.codes.chunks_exact_mut(64)) {
         nibbles(packed, codes);
     }
@@ -179,8 +249,7 @@ fn q4_k(b: &[u8; 144], out: Block<'_, 256, 8>) {
 
 /// Bytes: `d`, `dmin`, 12 of scales and minima, 32 of fifth bits, 128 of 4-bit codes.
 fn q5_k(b: &[u8; 176], out: Block<'_, 256, 8>) {
-    let (d, dmin) = (half_at::<0, 176>(b), half_at::<2, 176>(b));
-    k_scales(d, dmin, &b[4..16], out.scales, out.biases);
+    packed_scales(b).write(0, out.scales, out.biases);
     for (packed, codes) in b[48..].chunks_exact(32).zip(out.codes.chunks_exact_mut(64)) {
         nibbles(packed, codes);
     }
@@ -193,12 +262,7 @@ fn q5_k(b: &[u8; 176], out: Block<'_, 256, 8>) {
 
 /// Bytes: 128 of lower nibbles, 64 of upper bit pairs, 16 signed scales, `d`.
 fn q6_k(b: &[u8; 210], out: Block<'_, 256, 16>) {
-    let d = half_at::<208, 210>(b);
-    for (i, &scale) in b[192..208].iter().enumerate() {
-        let scale = d * f32::from(scale as i8);
-        out.scales[i] = scale;
-        out.biases[i] = -32.0 * scale;
-    }
+    q6_k_scales(b).write(32, out.scales, out.biases);
     let halves = b[..128].chunks_exact(64).zip(b[128..192].chunks_exact(32));
     for ((low, high), codes) in halves.zip(out.codes.chunks_exact_mut(128)) {
         nibbles(low, codes);
@@ -207,5 +271,13 @@ fn q6_k(b: &[u8; 210], out: Block<'_, 256, 16>) {
                 *code |= (pair >> (2 * i) & 3) << 4;
             }
         }
+    }
+}
+
+fn q6_k_scales(b: &[u8; 210]) -> KScales {
+    KScales {
+        d: half_bits::<208, 210>(b),
+        scales: std::array::from_fn(|i| b[192 + i] as i8),
+        ..KScales::default()
     }
 }

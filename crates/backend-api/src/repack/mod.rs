@@ -20,6 +20,7 @@ mod rows;
 mod validate;
 
 pub use codes::{pack_codes, unpack_codes};
+pub use ggml::{KScales, k_scales};
 pub use ggml_write::quantize_ggml;
 pub use quantize::quantize_rows;
 pub use rows::{CanonicalRows, canonical_rows, dequantize_rows, dequantize_value};

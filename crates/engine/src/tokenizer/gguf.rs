@@ -1,17 +1,19 @@
 //! Tokenizers from a GGUF file's metadata.
 
-use std::collections::HashMap;
+use std::borrow::Cow;
 
 use tokenizers::{
     AddedToken, DecoderWrapper, NormalizerWrapper,
     decoders::{byte_fallback::ByteFallback, fuse::Fuse, sequence::Sequence, strip::Strip},
-    models::bpe::{BPE, Merges},
     normalizers::{Prepend, Replace, Sequence as Normalizers},
     pre_tokenizers::byte_level::ByteLevel,
 };
 
 use super::{
-    Error, Result, Tokenizer, caught,
+    Error, Inner, Result, Tokenizer,
+    bpe::{Bpe, Rules},
+    caught,
+    model::Model,
     pieces::{PieceRules, Pieces},
     pre_tokenizer,
 };
@@ -21,20 +23,20 @@ pub(super) const SPACE: &str = "\u{2581}";
 
 /// What a GGUF file's metadata says of its vocabulary: the keys `tokenizer.ggml.*`.
 #[derive(Clone, Debug, Default)]
-pub struct GgufVocab {
+pub struct GgufVocab<'a> {
     /// `model`: `gpt2` (byte-level BPE) or `llama` (SentencePiece's BPE).
     pub model: String,
     /// `pre`: how byte-level BPE cuts a text into words.
     pub pre: Option<String>,
     /// `tokens`, by id.
-    pub tokens: Vec<String>,
+    pub tokens: Vec<Cow<'a, str>>,
     /// `scores`, one a token; only the kind `llama` has them.
     pub scores: Vec<f32>,
     /// `token_type`, one a token: 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte.
     /// Empty means all are normal.
     pub token_types: Vec<i32>,
     /// `merges` as `left right`, in order; only the kind `gpt2` has them.
-    pub merges: Vec<String>,
+    pub merges: Vec<Cow<'a, str>>,
     /// `bos_token_id`.
     pub bos: Option<u32>,
     /// `eos_token_id`.
@@ -94,7 +96,7 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Malformed`] when the metadata contradicts itself, [`Error::Unsupported`] for a kind
     /// or a pre-tokenizer that is not known.
-    pub fn from_gguf(vocab: GgufVocab) -> Result<Self> {
+    pub fn from_gguf(vocab: GgufVocab<'_>) -> Result<Self> {
         let kinds = kinds(&vocab)?;
         for (key, id) in [
             ("bos_token_id", vocab.bos),
@@ -143,7 +145,7 @@ impl Tokenizer {
     }
 }
 
-pub(super) fn kinds(vocab: &GgufVocab) -> Result<Vec<Kind>> {
+pub(super) fn kinds(vocab: &GgufVocab<'_>) -> Result<Vec<Kind>> {
     let count = vocab.tokens.len();
     if count == 0 || u32::try_from(count).is_err() {
         return Err(malformed("tokens", format!("{count} tokens")));
@@ -161,58 +163,43 @@ pub(super) fn kinds(vocab: &GgufVocab) -> Result<Vec<Kind>> {
     vocab.token_types.iter().map(kind).collect()
 }
 
-/// Ids by spelling; of two tokens spelled alike the first.
-pub(super) fn ids(tokens: &[String]) -> HashMap<&str, u32> {
-    let mut ids = HashMap::with_capacity(tokens.len());
-    for (id, token) in (0u32..).zip(tokens) {
-        ids.entry(token.as_str()).or_insert(id);
-    }
-    ids
-}
-
 /// Tokens that are searched for in the text before it is cut into words.
-fn added(tokens: &[String], kinds: &[Kind]) -> Vec<AddedToken> {
+fn added<'a>(
+    tokens: impl Iterator<Item = &'a str>,
+    kinds: &[Kind],
+) -> impl Iterator<Item = AddedToken> {
     tokens
-        .iter()
         .zip(kinds)
         .filter(|(_, kind)| matches!(kind, Kind::Unknown | Kind::Control | Kind::UserDefined))
         .map(|(token, kind)| {
             let special = matches!(kind, Kind::Control | Kind::Unknown);
-            AddedToken::from(token.clone(), special).normalized(false)
+            AddedToken::from(token, special).normalized(false)
         })
-        .collect()
 }
 
-type Built = (tokenizers::Tokenizer, PieceRules);
+type Built = (Inner, PieceRules);
 
-fn byte_level(vocab: &GgufVocab, kinds: &[Kind]) -> Result<Built> {
+fn byte_level(vocab: &GgufVocab<'_>, kinds: &[Kind]) -> Result<Built> {
     let (pre_tokenizer, whole_words) = pre_tokenizer::byte_level(vocab.pre.as_deref())?;
-    let ids = ids(&vocab.tokens);
-    let mut merges: Merges = Vec::with_capacity(vocab.merges.len());
+    let mut merges = Vec::with_capacity(vocab.merges.len());
     for merge in &vocab.merges {
         // A space is never part of a byte-level token, so the first one parts the two.
-        let Some((left, right)) = merge.split_once(' ') else {
-            return Err(malformed("merges", format!("{merge:?} is not two tokens")));
-        };
-        for part in [left, right] {
-            if !ids.contains_key(part) {
-                return Err(malformed(
-                    "merges",
-                    format!("{merge:?}: {part:?} is no token"),
-                ));
-            }
-        }
-        merges.push((left.to_owned(), right.to_owned()));
+        let pair = merge.split_once(' ');
+        merges
+            .push(pair.ok_or_else(|| malformed("merges", format!("{merge:?} is not two tokens")))?);
     }
+    let tokens = vocab.tokens.iter().map(|token| &**token);
+    let rules = Rules {
+        whole_words,
+        ..Rules::default()
+    };
+    let model = Bpe::listed(tokens.clone().map(Some), merges.into_iter(), rules)
+        .map_err(|reason| malformed("merges", reason))?;
     let inner = caught(|| {
-        let model = BPE::builder()
-            .vocab_and_merges(owned(&ids), merges)
-            .ignore_merges(whole_words)
-            .build()?;
-        let mut inner = tokenizers::Tokenizer::new(model);
+        let mut inner = Inner::new(Model::Bpe(model));
         inner.with_pre_tokenizer(Some(pre_tokenizer));
         inner.with_decoder(Some(ByteLevel::default()));
-        inner.add_tokens(added(&vocab.tokens, kinds))?;
+        inner.add_tokens(added(tokens, kinds))?;
         Ok(inner)
     })
     .map_err(|reason| malformed("tokens", reason))?;
@@ -225,13 +212,7 @@ fn byte_level(vocab: &GgufVocab, kinds: &[Kind]) -> Result<Built> {
     ))
 }
 
-fn owned(ids: &HashMap<&str, u32>) -> tokenizers::models::bpe::Vocab {
-    ids.iter()
-        .map(|(token, id)| ((*token).to_owned(), *id))
-        .collect()
-}
-
-fn sentence_piece(vocab: &GgufVocab, kinds: &[Kind]) -> Result<Built> {
+fn sentence_piece(vocab: &GgufVocab<'_>, kinds: &[Kind]) -> Result<Built> {
     if vocab.scores.len() != vocab.tokens.len() {
         let (scores, tokens) = (vocab.scores.len(), vocab.tokens.len());
         return Err(malformed(
@@ -240,35 +221,34 @@ fn sentence_piece(vocab: &GgufVocab, kinds: &[Kind]) -> Result<Built> {
         ));
     }
     // GGUF writes the spaces of user-defined tokens (runs of spaces) plainly.
-    let tokens: Vec<String> = vocab
+    let tokens: Vec<Cow<'_, str>> = vocab
         .tokens
         .iter()
         .zip(kinds)
         .map(|(token, kind)| match kind {
-            Kind::UserDefined => token.replace(' ', SPACE),
-            _ => token.clone(),
+            Kind::UserDefined if token.contains(' ') => token.replace(' ', SPACE).into(),
+            _ => Cow::Borrowed(&**token),
         })
         .collect();
-    let ids = ids(&tokens);
-    let merges = merges_by_score(&tokens, &vocab.scores, kinds, &ids);
-    let byte_fallback = kinds.contains(&Kind::Byte)
-        && (0..=255u8).all(|byte| ids.contains_key(format!("<0x{byte:02X}>").as_str()));
+    let spellings = tokens.iter().map(|token| &**token);
     let unknown = vocab
         .unk
         .map(|id| id as usize)
         .or_else(|| kinds.iter().position(|kind| *kind == Kind::Unknown));
-    let unknown = unknown.and_then(|id| tokens.get(id).cloned());
+    let rules = Rules {
+        unknown: unknown.and_then(|id| Some(tokens.get(id)?.clone().into_owned())),
+        fuse_unknown: true,
+        ..Rules::default()
+    };
+    let mut model = Bpe::scored(spellings.clone(), merge_scores(&vocab.scores, kinds), rules)
+        .map_err(|reason| malformed("tokens", reason))?;
+    let byte_fallback = kinds.contains(&Kind::Byte)
+        && (0..=255u8).all(|byte| model.id(&format!("<0x{byte:02X}>")).is_some());
+    model.rules.byte_fallback = byte_fallback;
     let prefix = vocab.add_space_prefix.unwrap_or(true);
 
     let inner = caught(|| {
-        let mut model = BPE::builder()
-            .vocab_and_merges(owned(&ids), merges)
-            .byte_fallback(byte_fallback)
-            .fuse_unk(true);
-        if let Some(unknown) = unknown {
-            model = model.unk_token(unknown);
-        }
-        let mut inner = tokenizers::Tokenizer::new(model.build()?);
+        let mut inner = Inner::new(Model::Bpe(model));
         let spaces: NormalizerWrapper = Replace::new(" ", SPACE)?.into();
         inner.with_normalizer(Some(match prefix {
             true => Normalizers::new(vec![Prepend::new(SPACE.to_owned()).into(), spaces]).into(),
@@ -283,7 +263,7 @@ fn sentence_piece(vocab: &GgufVocab, kinds: &[Kind]) -> Result<Built> {
             steps.push(Strip::new(' ', 1, 0).into());
         }
         inner.with_decoder(Some(Sequence::new(steps)));
-        inner.add_tokens(added(&tokens, kinds))?;
+        inner.add_tokens(added(spellings, kinds))?;
         Ok(inner)
     })
     .map_err(|reason| malformed("tokens", reason))?;
@@ -296,63 +276,26 @@ fn sentence_piece(vocab: &GgufVocab, kinds: &[Kind]) -> Result<Built> {
     Ok((inner, rules))
 }
 
-/// SentencePiece keeps no merges: every split of a token into two tokens is one. They come in the
-/// order of the whole's score, then the longer left part first; user-defined tokens score 0.
-/// Control tokens and bytes are never the outcome of a merge, or users' text could spell them.
-pub(super) fn merges_by_score(
-    tokens: &[String],
-    scores: &[f32],
-    kinds: &[Kind],
-    ids: &HashMap<&str, u32>,
-) -> Merges {
-    let mergeable = |id: u32| {
-        matches!(
-            kinds.get(id as usize),
-            Some(Kind::Normal | Kind::UserDefined)
-        )
-    };
-    let part = |text: &str| ids.get(text).is_some_and(|&id| mergeable(id));
-    let mut found: Vec<(f32, usize, u32, usize)> = Vec::new();
-    for (((id, token), &score), kind) in (0u32..).zip(tokens).zip(scores).zip(kinds) {
-        let score = match kind {
-            Kind::Normal => score,
-            Kind::UserDefined => 0.0,
-            _ => continue,
-        };
-        let letters = token.char_indices().skip(1);
-        for (count, (at, _)) in (1..).zip(letters) {
-            let (left, right) = token.split_at(at);
-            if part(left) && part(right) {
-                found.push((score, count, id, at));
-            }
-        }
-    }
-    let lengths: Vec<usize> = tokens.iter().map(|token| token.chars().count()).collect();
-    let length = |id: u32| lengths.get(id as usize);
-    found.sort_by(|a, b| {
-        // Greatest first; equal ones stay in the order of their ids.
-        b.0.total_cmp(&a.0)
-            .then(b.1.cmp(&a.1))
-            .then_with(|| length(b.2).cmp(&length(a.2)))
-    });
-    found
-        .into_iter()
-        .filter_map(|(_, _, id, at)| {
-            let (left, right) = tokens.get(id as usize)?.split_at_checked(at)?;
-            Some((left.to_owned(), right.to_owned()))
-        })
-        .collect()
+/// By what each token is merged before others. SentencePiece keeps no merges: every split of a token into
+/// two tokens is one; user-defined tokens score 0. Control tokens and bytes are never the outcome of a
+/// merge, or users' text could spell them.
+pub(super) fn merge_scores(scores: &[f32], kinds: &[Kind]) -> impl Iterator<Item = Option<f32>> {
+    scores.iter().zip(kinds).map(|(&score, kind)| match kind {
+        Kind::Normal => Some(score),
+        Kind::UserDefined => Some(0.0),
+        _ => None,
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn tiny() -> GgufVocab {
+    fn tiny() -> GgufVocab<'static> {
         GgufVocab {
             model: "gpt2".into(),
             pre: Some("gpt-2".into()),
-            tokens: ["a", "b", "ab", "<|im_end|>"].map(String::from).to_vec(),
+            tokens: ["a", "b", "ab", "<|im_end|>"].map(Cow::from).to_vec(),
             token_types: vec![1, 1, 1, 3],
             merges: vec!["a b".into()],
             eos: Some(3),
@@ -362,13 +305,13 @@ mod tests {
 
     #[test]
     fn contradictions_are_errors_that_name_the_key() {
-        type Spoil = fn(&mut GgufVocab);
+        type Spoil = fn(&mut GgufVocab<'_>);
         let cases: [(&str, Spoil); 6] = [
             ("tokenizer.ggml.tokens", |v| v.tokens.clear()),
             ("tokenizer.ggml.token_type", |v| v.token_types.truncate(2)),
             ("tokenizer.ggml.eos_token_id", |v| v.eos = Some(4)),
             ("tokenizer.ggml.merges", |v| v.merges = vec!["a c".into()]),
-            ("tokenizer.ggml.tokens", |v| v.merges = vec!["b a".into()]),
+            ("tokenizer.ggml.merges", |v| v.merges = vec!["b a".into()]),
             ("tokenizer.ggml.scores", |v| v.model = "llama".into()),
         ];
         Tokenizer::from_gguf(tiny()).unwrap();
@@ -385,7 +328,7 @@ mod tests {
         let mut vocab = GgufVocab {
             model: "llama".into(),
             tokens: ["<unk>", "<s>", "\u{2581}", "a", "\u{2581}a"]
-                .map(String::from)
+                .map(Cow::from)
                 .to_vec(),
             scores: vec![0.0, 0.0, -1.0, -2.0, -3.0],
             token_types: vec![2, 3, 1, 1, 1],
@@ -409,7 +352,7 @@ mod tests {
         let vocab = GgufVocab {
             model: "llama".into(),
             tokens: ["<unk>", "<", "s>", "s", ">", "<s>"]
-                .map(String::from)
+                .map(Cow::from)
                 .to_vec(),
             scores: vec![0.0, -1.0, -2.0, -3.0, -4.0, 0.0],
             token_types: vec![2, 1, 1, 1, 1, 3],

@@ -1,12 +1,12 @@
 //! Tokenizers from a model directory in Hugging Face's layout.
 
-use std::path::Path;
+use std::{borrow::Cow, path::Path};
 
 use serde_json::Value;
 use tokenizers::AddedToken;
 
 use super::{
-    Error, Result, Tokenizer, caught,
+    Error, Inner, Result, Tokenizer, caught,
     pieces::{PieceRules, Pieces},
 };
 use crate::files;
@@ -55,7 +55,7 @@ impl Tokenizer {
             origin: origin.to_owned(),
             reason,
         };
-        let mut inner = caught(|| tokenizers::Tokenizer::from_bytes(json)).map_err(malformed)?;
+        let mut inner = caught(|| Ok(serde_json::from_slice::<Inner>(json)?)).map_err(malformed)?;
         caught(|| add_missing(&mut inner, config)).map_err(malformed)?;
         let decoder = serde_json::to_value(inner.get_decoder())
             .map_err(|error| malformed(error.to_string()))?;
@@ -101,25 +101,21 @@ pub(super) fn read_json(path: &Path) -> Result<Option<Value>> {
 }
 
 /// All tokens as (id, spelling for decoding, control token).
-fn tokens(inner: &tokenizers::Tokenizer) -> Vec<(u32, String, bool)> {
+fn tokens(inner: &Inner) -> impl Iterator<Item = (u32, Cow<'_, str>, bool)> {
     let added = inner.get_added_vocabulary().get_added_tokens_decoder();
-    let mut tokens: Vec<(u32, String, bool)> = inner
-        .get_vocab(false)
-        .into_iter()
-        .filter(|(_, id)| !added.contains_key(id))
-        .map(|(token, id)| (id, token, false))
-        .collect();
-    tokens.extend(added.iter().map(|(&id, token)| {
-        let spelling = inner
-            .id_to_token(id)
-            .unwrap_or_else(|| token.content.clone());
-        (id, spelling, token.special)
-    }));
-    tokens
+    let own = inner.get_model().tokens();
+    let own = own.filter(|(id, _)| !added.contains_key(id));
+    own.map(|(id, token)| (id, token, false))
+        .chain(added.iter().map(|(&id, token)| {
+            let spelling = inner
+                .id_to_token(id)
+                .unwrap_or_else(|| token.content.clone());
+            (id, Cow::Owned(spelling), token.special)
+        }))
 }
 
 /// Adds the tokens that only tokenizer_config.json's `added_tokens_decoder` knows.
-fn add_missing(inner: &mut tokenizers::Tokenizer, config: &Value) -> tokenizers::Result<()> {
+fn add_missing(inner: &mut Inner, config: &Value) -> tokenizers::Result<()> {
     let Some(listed) = config
         .get("added_tokens_decoder")
         .and_then(Value::as_object)
@@ -162,7 +158,7 @@ fn add_missing(inner: &mut tokenizers::Tokenizer, config: &Value) -> tokenizers:
 
 /// The id of `bos_token` or `eos_token`: a string, or an object with `content`.
 pub(super) fn special(
-    inner: &tokenizers::Tokenizer,
+    inner: &Inner,
     origin: &str,
     key: &str,
     config: &Value,

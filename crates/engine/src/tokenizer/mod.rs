@@ -3,11 +3,13 @@
 //! Encoding is the tokenizers crate's; decoding is a table of each token's bytes, so that a stream
 //! of tokens costs the same per token however long it gets.
 
+mod bpe;
 pub mod convert;
 mod detokenizer;
 mod gguf;
 mod guard;
 mod load;
+mod model;
 mod pieces;
 mod pre_tokenizer;
 #[cfg(test)]
@@ -20,11 +22,14 @@ use std::{
 };
 
 use serde_json::Value;
-use tokenizers::{AddedVocabulary, Model as _, OffsetType, PreTokenizer as _};
+use tokenizers::{
+    AddedVocabulary, DecoderWrapper, Model as _, NormalizerWrapper, OffsetType,
+    PostProcessorWrapper, PreTokenizer as _, PreTokenizerWrapper, TokenizerImpl,
+};
 
 pub(crate) use self::guard::MARK;
-use self::pieces::Pieces;
 pub use self::{detokenizer::Detokenizer, gguf::GgufVocab};
+use self::{model::Model, pieces::Pieces};
 
 /// Result of this module.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -95,10 +100,19 @@ pub enum Specials {
     Guarded,
 }
 
+/// All parts of a tokenizer, with our own model.
+type Inner = TokenizerImpl<
+    Model,
+    NormalizerWrapper,
+    PreTokenizerWrapper,
+    PostProcessorWrapper,
+    DecoderWrapper,
+>;
+
 /// A model's tokenizer.
 pub struct Tokenizer {
     /// Takes control tokens' names for text.
-    inner: tokenizers::Tokenizer,
+    inner: Inner,
     /// The same added tokens, control tokens' names recognised.
     parsing: AddedVocabulary,
     pieces: Arc<Pieces>,
@@ -142,7 +156,7 @@ const END_NAMES: &[&str] = &[
 ];
 
 impl Tokenizer {
-    fn new(mut inner: tokenizers::Tokenizer, pieces: Pieces) -> Self {
+    fn new(mut inner: Inner, pieces: Pieces) -> Self {
         let parsing = inner.get_added_vocabulary().clone();
         inner.set_encode_special_tokens(true);
         Self {

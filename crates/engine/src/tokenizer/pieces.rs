@@ -1,11 +1,13 @@
 //! The bytes of each token, as the tokenizer's decoder would make them.
 
+use std::borrow::Cow;
+
 use serde_json::Value;
 
 use super::{Error, Result};
 
 /// Ids may be sparse (padded vocabularies), but not so sparse that a small file asks for a large table.
-const SPARE_IDS: usize = 1 << 17;
+pub(super) const SPARE_IDS: usize = 1 << 17;
 
 /// How a token's spelling becomes bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -102,7 +104,7 @@ impl PieceRules {
             out.push(byte);
             return;
         }
-        let mut text = std::borrow::Cow::Borrowed(token);
+        let mut text = Cow::Borrowed(token);
         for (pattern, content) in &self.replace {
             if text.contains(pattern) {
                 text = text.replace(pattern, content).into();
@@ -144,10 +146,10 @@ pub(super) struct Pieces {
 
 impl Pieces {
     /// `tokens` are (id, spelling, control token); ids without a token stand for no bytes.
-    pub fn new(
+    pub fn new<'t>(
         origin: &str,
         rules: &PieceRules,
-        tokens: impl IntoIterator<Item = (u32, String, bool)>,
+        tokens: impl IntoIterator<Item = (u32, Cow<'t, str>, bool)>,
     ) -> Result<Self> {
         let mut tokens: Vec<_> = tokens.into_iter().collect();
         tokens.sort_by_key(|(id, ..)| *id);
@@ -231,10 +233,7 @@ mod tests {
 
     #[test]
     fn an_id_far_beyond_the_vocabulary_is_refused() {
-        let tokens = [
-            (0, "a".to_owned(), false),
-            (u32::MAX, "b".to_owned(), false),
-        ];
+        let tokens = [(0, "a".into(), false), (u32::MAX, "b".into(), false)];
         let error = Pieces::new("t", &PieceRules::default(), tokens).unwrap_err();
         assert!(error.to_string().contains("4294967295"), "{error}");
     }

@@ -85,7 +85,7 @@ impl<'a> Metadata<'a> {
     }
 }
 
-fn vocab_of(path: &Path) -> GgufVocab {
+fn vocab_of(path: &Path) -> GgufVocab<'static> {
     let bytes = std::fs::read(path).unwrap();
     let mut reader = Metadata(&bytes[16..]);
     let count = reader.u64();

@@ -23,6 +23,9 @@ const DEFAULT_ALIGNMENT: u64 = 32;
 pub(super) fn open(path: &Path) -> Result<(MappedCheckpoint, GgufMetadata)> {
     let map = Map::open(path)?;
     let (entries, mut metadata) = read_header(path, &map)?;
+    // What is kept of the header is copied out of it: a large vocabulary is some megabytes.
+    let data = entries.iter().map(|entry| entry.range.start).min();
+    map.release(&(0..data.unwrap_or(0)));
     let checkpoint = MappedCheckpoint::new(path, vec![map], entries)?;
     metadata.set_tensors(
         super::Checkpoint::names(&checkpoint)

@@ -95,13 +95,15 @@ impl Deref for Map {
 mod tests {
     use super::*;
 
-    /// KiB of the file `path` that are mapped into this process's memory.
     #[cfg(target_os = "linux")]
-    fn resident(path: &Path) -> usize {
-        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
-        let after = maps.split(path.to_str().unwrap()).nth(1).unwrap();
-        let line = after.lines().find(|l| l.starts_with("Rss:")).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    impl Map {
+        /// KiB of the file that are mapped into this process's memory.
+        pub fn resident(&self) -> usize {
+            let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+            let after = maps.split(self.path.to_str().unwrap()).nth(1).unwrap();
+            let line = after.lines().find(|l| l.starts_with("Rss:")).unwrap();
+            line.split_whitespace().nth(1).unwrap().parse().unwrap()
+        }
     }
 
     #[cfg(target_os = "linux")]
@@ -112,15 +114,15 @@ mod tests {
         std::fs::write(file.path(), &bytes).unwrap();
         let map = Map::open(file.path()).unwrap();
         assert_eq!(map[..], bytes[..]);
-        assert_eq!(resident(file.path()), 1024);
+        assert_eq!(map.resident(), 1024);
         map.release(&(100..(1 << 20) - 100));
-        let left = resident(file.path());
+        let left = map.resident();
         assert!((8..=128).contains(&left), "{left} KiB are left");
         assert_eq!(map[..], bytes[..]);
         // Within one page, and empty: nothing to drop.
         map.release(&(5000..6000));
         map.release(&(4096..4096));
-        assert_eq!(resident(file.path()), 1024);
+        assert_eq!(map.resident(), 1024);
     }
 
     #[test]

@@ -31,6 +31,9 @@ pub(super) enum Format {
     Unsupported(String),
 }
 
+/// Bytes that Linux maps at once where one is touched.
+const MAPPED_TOGETHER: usize = 64 << 10;
+
 /// The tensors of one or several mapped files.
 #[derive(Debug)]
 pub(super) struct MappedCheckpoint {
@@ -111,5 +114,52 @@ impl Checkpoint for MappedCheckpoint {
         if let Some(entry) = self.entry(name) {
             self.files[entry.file].release(&entry.range);
         }
+    }
+
+    fn release_bytes(&self, bytes: &[u8]) {
+        for file in &self.files {
+            let inside = file.as_ptr_range();
+            if inside.contains(&bytes.as_ptr()) {
+                let start = bytes.as_ptr().addr() - inside.start.addr();
+                // With a page, the system maps those around it that are in its cache.
+                file.release(&(start.saturating_sub(MAPPED_TOGETHER)..start + bytes.len()));
+            }
+        }
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use biplane_backend::DType;
+
+    use super::*;
+
+    #[test]
+    fn a_part_of_a_tensor_is_released_in_its_own_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let bytes: Vec<u8> = (0..1 << 20).map(|i: u32| i.to_le_bytes()[1]).collect();
+        let maps = ["one", "two"].map(|name| {
+            std::fs::write(dir.path().join(name), &bytes).unwrap();
+            Map::open(&dir.path().join(name)).unwrap()
+        });
+        let entry = |file| Entry {
+            name: format!("w{file}"),
+            shape: vec![1 << 20],
+            format: Format::Known(RawKind::Dense(DType::U8)),
+            file,
+            range: 0..1 << 20,
+        };
+        let checkpoint =
+            MappedCheckpoint::new(dir.path(), maps.into(), vec![entry(0), entry(1)]).unwrap();
+        let whole = |name| checkpoint.tensor(name).unwrap().unwrap().bytes;
+        let resident = || [0, 1].map(|file: usize| checkpoint.files[file].resident());
+        assert!(whole("w0") == bytes && whole("w1") == bytes);
+        assert_eq!(resident(), [1024, 1024]);
+        let part = &whole("w1")[256 << 10..512 << 10];
+        checkpoint.release_bytes(part);
+        assert_eq!(resident(), [1024, 1024 - 256 - 64]);
+        checkpoint.release_bytes(&[0; 1 << 16]);
+        assert_eq!(resident(), [1024, 1024 - 256 - 64]);
+        assert!(part == &bytes[256 << 10..512 << 10]);
     }
 }

@@ -75,6 +75,9 @@ pub trait Checkpoint: Send + Sync {
 
     /// The tensor's pages are not needed any more: lets the system drop them from memory.
     fn release(&self, _name: &str) {}
+
+    /// As [`Checkpoint::release`], for a part of a tensor's bytes.
+    fn release_bytes(&self, _bytes: &[u8]) {}
 }
 
 /// A tensor's bytes in a checkpoint. Lengths are checked: `bytes` is what `shape` and `kind` need.

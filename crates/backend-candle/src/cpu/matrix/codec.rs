@@ -119,12 +119,14 @@ impl<const BITS: usize, const BLOCK: usize> Codes<BITS, BLOCK> {
     }
 
     /// Word and shift of quad `q` in a plane of `bits` bits.
+    #[inline]
     const fn place(bits: usize, q: usize) -> (usize, usize) {
         let quads = 8 / bits;
         (q / quads, bits * (q % quads))
     }
 
     /// Stores four codes of `row`, a byte each, into a block of zeros.
+    #[inline]
     pub fn set_quad(block: &mut [u32], q: usize, row: usize, codes: u32) {
         let (word, shift) = Self::place(Self::LOW, q);
         block[word * PANEL + row] |= (codes & Self::mask(Self::LOW)) << shift;

@@ -131,31 +131,38 @@ impl<C: Quads> Kernel for ToBytes<'_, C> {
         let (from, to) = (self.from, self.to);
         let Some(scaling) = from.scaling else { return };
         let headers = from.header_words() / from.scale_words();
-        let groups = self.words.chunks_exact(from.group_words());
-        for (group, bytes) in groups.zip(self.bytes.chunks_exact_mut(to.group_words())) {
-            let (header, blocks) = group.split_at(from.header_words());
-            let (to_header, to_blocks) = bytes.split_at_mut(to.header_words());
-            let blocks = blocks.chunks_exact(C::BLOCK_WORDS);
-            // SAFETY: the layouts say how many words there are.
-            unsafe {
-                for i in 0..headers {
-                    let scales = header.as_ptr().add(i * from.scale_words());
-                    for v in 0..vecs::<V>() {
-                        let scale = load_scale::<V>(scaling.ty, scales, v);
-                        let at = i * PANEL + v * V::LANES;
-                        V::store(to_header.as_mut_ptr().add(at).cast(), scale);
-                    }
-                }
-                for (block, to) in blocks.zip(to_blocks.chunks_exact_mut(C::QUADS * PANEL)) {
-                    unroll8!(Q => {
-                        if Q < C::QUADS {
-                            for v in 0..vecs::<V>() {
-                                let quad = C::quad::<V>(block.as_ptr(), Q, v);
-                                let at = to.as_mut_ptr().add(Q * PANEL + v * V::LANES);
-                                V::store(at.cast(), V::from_bits(quad));
-                            }
+        let runs = self.words.chunks_exact(from.run_words());
+        let all = self
+            .bytes
+            .chunks_exact_mut(to.run_words() * from.run_groups());
+        for (run, bytes) in runs.zip(all) {
+            let (header, groups) = run.split_at(from.header_words());
+            let groups = groups.chunks_exact(from.group_words());
+            let all = bytes.chunks_exact_mut(to.run_words());
+            for (g, (group, bytes)) in groups.zip(all).enumerate() {
+                let (to_header, to_blocks) = bytes.split_at_mut(to.header_words());
+                let blocks = group.chunks_exact(C::BLOCK_WORDS);
+                // SAFETY: the layouts say how many words there are.
+                unsafe {
+                    for i in 0..headers {
+                        let scales = header.as_ptr().add(i * from.scale_words());
+                        for v in 0..vecs::<V>() {
+                            let scale = load_scale::<V>(scaling.ty, scales, g, v);
+                            let at = i * PANEL + v * V::LANES;
+                            V::store(to_header.as_mut_ptr().add(at).cast(), scale);
                         }
-                    });
+                    }
+                    for (block, to) in blocks.zip(to_blocks.chunks_exact_mut(C::QUADS * PANEL)) {
+                        unroll8!(Q => {
+                            if Q < C::QUADS {
+                                for v in 0..vecs::<V>() {
+                                    let quad = C::quad::<V>(block.as_ptr(), Q, v);
+                                    let at = to.as_mut_ptr().add(Q * PANEL + v * V::LANES);
+                                    V::store(at.cast(), V::from_bits(quad));
+                                }
+                            }
+                        });
+                    }
                 }
             }
         }
@@ -233,13 +240,20 @@ unsafe fn tile<V: Simd, C: Quads, const R: usize, const T: usize>(
         let mut at = 0;
         let (scale_words, header_words) = (layout.scale_words(), layout.header_words());
         let group_blocks = layout.group / (4 * C::QUADS);
+        let run_groups = layout.run_groups();
+        let mut run = word;
+        let mut g = run_groups;
         for _ in 0..layout.groups() {
-            let header = word;
+            if g == run_groups {
+                (run, g) = (word, 0);
+                word = word.add(header_words);
+            }
+            let group = g;
+            g += 1;
             let mut scales = [V::splat(0.0); R];
             for r in 0..R {
-                scales[r] = load_scale::<V>(ty, header, first + r);
+                scales[r] = load_scale::<V>(ty, run, group, first + r);
             }
-            word = word.add(header_words);
             for _ in 0..group_blocks {
                 if T <= DIRECT && first == 0 {
                     for line in (0..C::BLOCK_WORDS).step_by(LINE) {
@@ -284,7 +298,7 @@ unsafe fn tile<V: Simd, C: Quads, const R: usize, const T: usize>(
                 if stored {
                     let mut biases = [V::splat(0.0); R];
                     for r in 0..R {
-                        biases[r] = load_scale::<V>(ty, header.add(scale_words), first + r);
+                        biases[r] = load_scale::<V>(ty, run.add(scale_words), group, first + r);
                     }
                     for t in 0..T {
                         let sum = V::splat(f32::from_bits(*x[t].add(at + C::QUADS + 1)));

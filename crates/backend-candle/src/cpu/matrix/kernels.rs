@@ -52,15 +52,20 @@ unsafe fn store<V: Simd>(p: *mut f32, rows: Rows<V>) {
     }
 }
 
-/// Vector `v` of a panel's scales or biases of one group.
+/// Vector `v` of a panel's scales or biases of group `g` of the run whose these are.
 #[inline(always)]
-pub(super) unsafe fn load_scale<V: Simd>(ty: ScaleType, p: *const u32, v: usize) -> V::F {
+pub(super) unsafe fn load_scale<V: Simd>(ty: ScaleType, p: *const u32, g: usize, v: usize) -> V::F {
     // SAFETY: the caller's contract.
     unsafe {
         match ty {
             ScaleType::F32 => V::load(p.add(v * V::LANES).cast()),
             ScaleType::F16 => V::load_f16(p.cast::<u16>().add(v * V::LANES)),
             ScaleType::BF16 => V::load_bf16(p.cast::<u16>().add(v * V::LANES)),
+            ScaleType::Multiple => {
+                let unit = V::load_f16(p.cast::<u16>().add(v * V::LANES));
+                let bytes = p.add(PANEL / 2 + g * (PANEL / 4)).cast::<i8>();
+                V::mul(unit, V::load_signed_bytes(bytes.add(v * V::LANES)))
+            }
         }
     }
 }
@@ -73,7 +78,7 @@ struct Header<V: Simd> {
 
 impl<V: Simd> Header<V> {
     #[inline(always)]
-    unsafe fn load(layout: &Layout, group: *const u32) -> Self {
+    unsafe fn load(layout: &Layout, run: *const u32, g: usize) -> Self {
         let Some(Scaling { ty, bias }) = layout.scaling else {
             return Header {
                 scales: None,
@@ -82,10 +87,10 @@ impl<V: Simd> Header<V> {
         };
         // SAFETY: the layout says that these words are there.
         unsafe {
-            let scales = Some(each_vec!(V, v => load_scale::<V>(ty, group, v)));
+            let scales = Some(each_vec!(V, v => load_scale::<V>(ty, run, g, v)));
             let biases = if bias == Bias::Stored {
-                let biases = group.add(layout.scale_words());
-                Some(each_vec!(V, v => load_scale::<V>(ty, biases, v)))
+                let biases = run.add(layout.scale_words());
+                Some(each_vec!(V, v => load_scale::<V>(ty, biases, g, v)))
             } else {
                 None
             };
@@ -171,31 +176,32 @@ impl<C: Codec, const T: usize> Kernel for Gemv<'_, C, T> {
     #[inline(always)]
     unsafe fn run<V: Simd>(self) {
         let p = &self.0;
-        let groups = p.layout.groups();
+        let layout = p.layout;
         if !V::HARDWARE {
             return gemm(Isa::Portable, self.0);
         }
-        assert!(
-            p.at.tokens_of(p.token_block) == T && p.words.len() == groups * p.layout.group_words()
-        );
+        assert!(p.at.tokens_of(p.token_block) == T && p.words.len() == layout.panel_words());
         assert!(p.x.len() == p.at.len());
         // SAFETY: by the assertions, the words and the activations of every block are there.
         unsafe {
             let mut x = p.x.as_ptr().add(p.at.start_of(p.token_block));
             let mut acc = [zeros::<V>(); T];
             let mut word = p.words.as_ptr();
-            for _ in 0..groups {
-                let header = Header::<V>::load(p.layout, word);
-                word = word.add(p.layout.header_words());
-                for _ in 0..p.layout.group_blocks() {
-                    let starts = x.add(C::BLOCK * T);
-                    let mut dot = Dot::<V, T>::new(x, starts);
-                    C::visit::<V, _>(word, &mut dot);
-                    for (t, acc) in acc.iter_mut().enumerate() {
-                        header.add(acc, dot.sums[t], *starts.add(T + t));
+            for _ in 0..layout.runs() {
+                let run = word;
+                word = word.add(layout.header_words());
+                for g in 0..layout.run_groups() {
+                    let header = Header::<V>::load(layout, run, g);
+                    for _ in 0..layout.group_blocks() {
+                        let starts = x.add(C::BLOCK * T);
+                        let mut dot = Dot::<V, T>::new(x, starts);
+                        C::visit::<V, _>(word, &mut dot);
+                        for (t, acc) in acc.iter_mut().enumerate() {
+                            header.add(acc, dot.sums[t], *starts.add(T + t));
+                        }
+                        word = word.add(C::WORDS);
+                        x = x.add(T * (C::BLOCK + 2));
                     }
-                    word = word.add(C::WORDS);
-                    x = x.add(T * (C::BLOCK + 2));
                 }
             }
             let mut buffer = [0.0; PANEL];
@@ -225,8 +231,9 @@ impl<C: Codec> Kernel for Expand<C> {
 /// A decoded block times all tokens of the token block.
 struct Tiles<'a> {
     layout: &'a Layout,
-    /// The block's group, where its scales are.
-    group: *const u32,
+    /// The block's run, where its scales are, and which of its groups it belongs to.
+    run: *const u32,
+    group: usize,
     weights: *const f32,
     /// Elements of a row in the block.
     block: usize,
@@ -241,7 +248,7 @@ impl Kernel for Tiles<'_> {
     unsafe fn run<V: Simd>(self) {
         // SAFETY: `gemm` points at all of it.
         unsafe {
-            let header = Header::<V>::load(self.layout, self.group);
+            let header = Header::<V>::load(self.layout, self.run, self.group);
             for first in (0..self.tokens).step_by(TILE) {
                 let x = self.x.add(first * (self.block + 2));
                 let sums = self.sums.add(first * PANEL);
@@ -302,8 +309,9 @@ pub(super) fn gemm<C: Codec>(isa: Isa, p: Product<'_, C>) {
     unsafe {
         sums.write_bytes(0, tokens * PANEL);
         let mut x = p.x.as_ptr().add(p.at.start_of(p.token_block));
-        for group in p.words.chunks_exact(layout.group_words()) {
-            for block in group[layout.header_words()..].chunks_exact(C::WORDS) {
+        for run in p.words.chunks_exact(layout.run_words()) {
+            let blocks = run[layout.header_words()..].chunks_exact(C::WORDS);
+            for (i, block) in blocks.enumerate() {
                 let codec = PhantomData::<C>;
                 launch(
                     isa,
@@ -313,12 +321,12 @@ pub(super) fn gemm<C: Codec>(isa: Isa, p: Product<'_, C>) {
                         codec,
                     },
                 );
-                let group = group.as_ptr();
                 launch(
                     isa,
                     Tiles {
                         layout,
-                        group,
+                        run: run.as_ptr(),
+                        group: i / layout.group_blocks(),
                         weights,
                         block: C::BLOCK,
                         x,

@@ -63,13 +63,18 @@ macro_rules! with_codec {
 }
 pub(super) use with_codec;
 
-/// What a group's scales (and biases) are stored as: the narrowest type that holds them exactly.
+/// What groups' scales (and biases) are stored as: the narrowest that holds them exactly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ScaleType {
     F32,
     F16,
     BF16,
+    /// Signed bytes, multiples of a half that is common to [`SUPER`] elements of a row.
+    Multiple,
 }
+
+/// Elements of a row whose scales are multiples of one half.
+pub(super) const SUPER: usize = 256;
 
 /// What a group adds to its codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,8 +94,10 @@ pub(super) struct Scaling {
 
 /// Where everything is in a packed matrix.
 ///
-/// The matrix is panels of [`PANEL`] rows; a panel is groups; a group is its scales `[PANEL]`, its
-/// biases `[PANEL]` if stored, and its blocks. Missing rows and elements are zeros.
+/// The matrix is panels of [`PANEL`] rows; a panel is runs of groups; a run is its scales, its biases if
+/// stored, and its groups' blocks. Scales (and biases) are `[PANEL]` of a run of one group, or, where they
+/// are multiples, `[PANEL]` halves and `[groups, PANEL]` bytes of a run of [`SUPER`] elements. Missing rows
+/// and elements are zeros.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Layout {
     pub rows: usize,
@@ -199,16 +206,30 @@ impl Layout {
         self.groups() * self.group_blocks()
     }
 
-    /// Words of a panel's scales of one group.
+    /// Groups of a run.
+    pub fn run_groups(&self) -> usize {
+        match self.scaling.map(|s| s.ty) {
+            Some(ScaleType::Multiple) => SUPER / self.group,
+            _ => 1,
+        }
+    }
+
+    /// Number of runs of a row.
+    pub fn runs(&self) -> usize {
+        self.groups().div_ceil(self.run_groups())
+    }
+
+    /// Words of a panel's scales of one run.
     pub fn scale_words(&self) -> usize {
         match self.scaling.map(|s| s.ty) {
             None => 0,
             Some(ScaleType::F32) => PANEL,
-            Some(_) => PANEL / 2,
+            Some(ScaleType::F16 | ScaleType::BF16) => PANEL / 2,
+            Some(ScaleType::Multiple) => PANEL / 2 + self.run_groups() * (PANEL / 4),
         }
     }
 
-    /// Words before a group's first block.
+    /// Words before a run's first block.
     pub fn header_words(&self) -> usize {
         match self.scaling {
             Some(Scaling {
@@ -218,15 +239,20 @@ impl Layout {
         }
     }
 
-    /// Words of a group of a panel.
+    /// Words of a group's blocks.
     pub fn group_words(&self) -> usize {
         let block = with_codec!(self.format, C => C::WORDS);
-        self.header_words() + self.group_blocks() * block
+        self.group_blocks() * block
+    }
+
+    /// Words of a run of a panel.
+    pub fn run_words(&self) -> usize {
+        self.header_words() + self.run_groups() * self.group_words()
     }
 
     /// Words of a panel.
     pub fn panel_words(&self) -> usize {
-        self.groups() * self.group_words()
+        self.runs() * self.run_words()
     }
 }
 
@@ -259,7 +285,8 @@ fn ggml_scale_type(kind: GgmlKind) -> ScaleType {
         GgmlKind::Q4_0 | GgmlKind::Q4_1 | GgmlKind::Q5_0 | GgmlKind::Q5_1 | GgmlKind::Q8_0 => {
             ScaleType::F16
         }
-        // A half times a small integer.
-        _ => ScaleType::F32,
+        GgmlKind::Q2K | GgmlKind::Q3K | GgmlKind::Q4K | GgmlKind::Q5K | GgmlKind::Q6K => {
+            ScaleType::Multiple
+        }
     }
 }

@@ -13,6 +13,7 @@ mod tests;
 use std::cell::Cell;
 use std::fmt;
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::sync::{Arc, Weak};
 
 use biplane_backend::repack::dequantize_value;
@@ -221,14 +222,19 @@ impl Part<'_> {
 }
 
 impl CpuMatrix {
-    /// Packs a checkpoint's matrix, on all threads.
+    /// Packs a checkpoint's matrix, on all threads. `taken` is told which rows' bytes are not needed any
+    /// more.
     ///
     /// # Errors
     /// [`Error::Weight`] for malformed bytes, [`Error::OutOfMemory`].
-    pub fn pack(m: &PackedMatrix<'_>, arithmetic: Arithmetic) -> Result<CpuMatrix> {
+    pub fn pack(
+        m: &PackedMatrix<'_>,
+        arithmetic: Arithmetic,
+        taken: &(dyn Fn(Range<usize>) + Sync),
+    ) -> Result<CpuMatrix> {
         m.validate()?;
         let layout = Layout::of(m)?;
-        let data = pack::pack(m, &layout)?;
+        let data = pack::pack(m, &layout, taken)?;
         Ok(CpuMatrix {
             inner: Arc::new(Packed {
                 layout,
@@ -377,17 +383,20 @@ impl CpuMatrix {
     fn row(&self, row: usize, out: &mut [f32]) {
         let layout = &self.inner.layout;
         let (panel, lane) = (self.panel(row / PANEL), row % PANEL);
-        let groups = panel.chunks_exact(layout.group_words());
+        let runs = panel.chunks_exact(layout.run_words());
+        let groups = runs.flat_map(|run| {
+            let groups = run[layout.header_words()..].chunks_exact(layout.group_words());
+            groups.enumerate().map(move |(g, blocks)| (run, g, blocks))
+        });
         with_codec!(layout.format, C => {
-            for (words, out) in groups.zip(out.chunks_mut(layout.group)) {
-                let blocks = words[layout.header_words()..].chunks_exact(C::WORDS);
-                for (block, out) in blocks.zip(out.chunks_mut(C::BLOCK)) {
+            for ((run, g, blocks), out) in groups.zip(out.chunks_mut(layout.group)) {
+                for (block, out) in blocks.chunks_exact(C::WORDS).zip(out.chunks_mut(C::BLOCK)) {
                     for (k, out) in out.iter_mut().enumerate() {
                         *out = C::get(block, k, lane);
                     }
                 }
                 let Some(scaling) = layout.scaling else { continue };
-                let (scale, bias) = pack::scale_and_bias(layout, scaling, words, lane);
+                let (scale, bias) = pack::scale_and_bias(layout, scaling, run, g, lane);
                 let zero = match scaling.bias {
                     Bias::Stored => 0,
                     Bias::ZeroPoint(zero) => zero,

@@ -1,6 +1,6 @@
-use std::sync::Mutex;
+use std::{mem::MaybeUninit, ops::Range, sync::Mutex};
 
-use biplane_backend::repack::{CanonicalRows, canonical_rows};
+use biplane_backend::repack::{CanonicalRows, canonical_rows, k_scales};
 use biplane_backend::{Error, PackedLayout, PackedMatrix, Result};
 use half::{bf16, f16};
 
@@ -10,52 +10,71 @@ use super::Line;
 use super::codec::{Codec, PANEL, Quads, halves_mut};
 use super::layout::{Bias, Format, Layout, ScaleType, Scaling, with_codec, with_codes};
 
+/// Bytes of the checkpoint that a task packs, and then has no more use for.
+const AT_ONCE: usize = 2 << 20;
+
 /// A matrix's panels, as `layout` says.
 ///
 /// # Errors
 /// [`Error::OutOfMemory`]; [`Error::Weight`] for malformed bytes.
-pub(super) fn pack(m: &PackedMatrix<'_>, layout: &Layout) -> Result<Vec<Line>> {
-    let panel_words = layout.panel_words();
-    let lines = zeroed_lines(panel_words, layout.panels())?;
-    let mut data = lines;
+pub(super) fn pack(
+    m: &PackedMatrix<'_>,
+    layout: &Layout,
+    taken: &(dyn Fn(Range<usize>) + Sync),
+) -> Result<Vec<Line>> {
+    let panel = layout.panel_words() / (size_of::<Line>() / 4);
+    let lines = panel.checked_mul(layout.panels()).unwrap_or(usize::MAX);
+    let mut data = Vec::<Line>::new();
+    data.try_reserve_exact(lines)
+        .map_err(|_| Error::OutOfMemory {
+            backend: "candle",
+            bytes: lines.saturating_mul(size_of::<Line>()),
+        })?;
+    let bytes: usize = m
+        .bytes_of_rows(0..layout.rows)
+        .iter()
+        .map(|b| b.len())
+        .sum();
+    let pieces = bytes.div_ceil(AT_ONCE).max(4 * pool::threads());
+    let chunk = layout.panels().div_ceil(pieces);
     let failed = Mutex::new(None);
     {
-        // One lock for each panel lets tasks write their own without unsafe code.
-        let panels: Vec<Mutex<&mut [u32]>> = bytemuck::cast_slice_mut::<Line, u32>(&mut data)
-            .chunks_exact_mut(panel_words)
-            .take(layout.panels())
+        // One lock for each piece lets tasks write their own without unsafe code.
+        let pieces: Vec<Mutex<&mut [MaybeUninit<Line>]>> = data.spare_capacity_mut()[..lines]
+            .chunks_mut(chunk * panel)
             .map(Mutex::new)
             .collect();
-        pool::parallel_for(panels.len(), |i| {
-            let mut words = panels[i].lock().unwrap_or_else(|e| e.into_inner());
-            if let Err(e) = pack_panel(m, layout, i * PANEL, &mut words) {
-                failed
-                    .lock()
-                    .unwrap_or_else(|e| e.into_inner())
-                    .get_or_insert(e);
+        pool::parallel_for(pieces.len(), |i| {
+            let mut piece = pieces[i].lock().unwrap_or_else(|e| e.into_inner());
+            let first = i * chunk * PANEL;
+            for (i, lines) in piece.chunks_exact_mut(panel).enumerate() {
+                let words = bytemuck::cast_slice_mut(zeroed(lines));
+                if let Err(e) = pack_panel(m, layout, first + i * PANEL, words) {
+                    failed
+                        .lock()
+                        .unwrap_or_else(|e| e.into_inner())
+                        .get_or_insert(e);
+                }
             }
+            taken(first..layout.rows.min(first + chunk * PANEL));
         });
     }
     match failed.into_inner().unwrap_or_else(|e| e.into_inner()) {
         Some(error) => Err(error),
-        None => Ok(data),
+        None => {
+            // SAFETY: there is room for them, and the pieces, all of which were zeroed, are all of them.
+            unsafe { data.set_len(lines) };
+            Ok(data)
+        }
     }
 }
 
-fn zeroed_lines(panel_words: usize, panels: usize) -> Result<Vec<Line>> {
-    let words = panel_words.checked_mul(panels);
-    let lines = words.map(|n| n.div_ceil(size_of::<Line>() / 4));
-    let mut data = Vec::new();
-    match lines {
-        Some(n) if data.try_reserve_exact(n).is_ok() => data.resize(n, Line::default()),
-        _ => {
-            return Err(Error::OutOfMemory {
-                backend: "candle",
-                bytes: words.unwrap_or(usize::MAX).saturating_mul(4),
-            });
-        }
-    }
-    Ok(data)
+/// Fills with zeros: here, by the thread that packs, and not before, so that memory is taken as the
+/// checkpoint's is freed.
+fn zeroed(lines: &mut [MaybeUninit<Line>]) -> &mut [Line] {
+    lines.fill(MaybeUninit::new(Line::default()));
+    // SAFETY: all have just been written, and `MaybeUninit` is laid out as what it may hold.
+    unsafe { &mut *(std::ptr::from_mut(lines) as *mut [Line]) }
 }
 
 /// Packs the rows from `first` on into one panel of zeros.
@@ -93,50 +112,107 @@ fn pack_panel(
 
     let mut canonical = CanonicalRows::default();
     canonical_rows(m, rows.clone(), &mut canonical)?;
-    let (groups, group_words) = (layout.groups(), layout.group_words());
-    let header = layout.header_words();
-    for lane in 0..rows.len() {
-        for group in 0..groups {
-            let words = &mut words[group * group_words..][..group_words];
-            if let Some(scaling) = layout.scaling {
-                let scale = canonical.scales[lane * groups + group];
-                set_scale(scaling.ty, words, lane, scale);
+    let Format::Codes { bits, block } = layout.format else {
+        return Ok(());
+    };
+    let (groups, run_groups) = (layout.groups(), layout.run_groups());
+    let (run_words, group_words) = (layout.run_words(), layout.group_words());
+    let (header_words, scale_words) = (layout.header_words(), layout.scale_words());
+    // Group by group for all lanes: a group's words stay in the cache.
+    for group in 0..groups {
+        let run = &mut words[group / run_groups * run_words..][..run_words];
+        if let Some(scaling) = layout.scaling {
+            let (scales, biases) = run.split_at_mut(scale_words);
+            for lane in 0..rows.len() {
+                set_scale(
+                    scaling.ty,
+                    scales,
+                    lane,
+                    canonical.scales[lane * groups + group],
+                );
                 if scaling.bias == Bias::Stored {
-                    let bias = canonical.biases[lane * groups + group];
-                    set_scale(scaling.ty, &mut words[layout.scale_words()..], lane, bias);
+                    set_scale(
+                        scaling.ty,
+                        biases,
+                        lane,
+                        canonical.biases[lane * groups + group],
+                    );
                 }
             }
-            let codes =
-                &canonical.codes[lane * layout.cols + group * layout.group..][..layout.group];
-            let Format::Codes { bits, block } = layout.format else {
-                continue;
-            };
-            with_codes!(bits, block, C => {
-                let blocks = words[header..].chunks_exact_mut(C::BLOCK_WORDS);
-                for (block, codes) in blocks.zip(codes.chunks_exact(4 * C::QUADS)) {
-                    for (q, codes) in codes.as_chunks::<4>().0.iter().enumerate() {
-                        C::set_quad(block, q, lane, u32::from_le_bytes(*codes));
-                    }
-                }
-            });
+        }
+        let blocks = &mut run[header_words + group % run_groups * group_words..][..group_words];
+        let codes = &canonical.codes[group * layout.group..];
+        with_codes!(bits, block, C => {
+            store_codes(blocks, C::BLOCK_WORDS, C::set_quad, codes, layout.cols, 4 * C::QUADS);
+        });
+    }
+    if let (PackedLayout::Ggml { kind, blocks }, Some(scaling)) = (m.layout, layout.scaling)
+        && scaling.ty == ScaleType::Multiple
+    {
+        let runs = blocks[rows.start * layout.runs() * kind.block_bytes()..]
+            .chunks_exact(kind.block_bytes())
+            .map(|block| k_scales(kind, block).unwrap_or_default());
+        for (i, all) in runs.take(rows.len() * layout.runs()).enumerate() {
+            let (lane, run) = (i / layout.runs(), i % layout.runs());
+            let run = &mut words[run * layout.run_words()..];
+            set_multiples(run, lane, all.d, &all.scales[..run_groups]);
+            if scaling.bias == Bias::Stored {
+                // Minima are taken away.
+                let run = &mut run[layout.scale_words()..];
+                set_multiples(run, lane, -all.dmin, &all.mins[..run_groups]);
+            }
         }
     }
     Ok(())
 }
 
+/// Stores the codes of a group's blocks, each of `words` words and `elements` of a row; lanes' codes lie
+/// `stride` apart, the last lane's being the last.
+#[inline(always)]
+fn store_codes(
+    blocks: &mut [u32],
+    words: usize,
+    set_quad: impl Fn(&mut [u32], usize, usize, u32),
+    codes: &[u8],
+    stride: usize,
+    elements: usize,
+) {
+    for (i, block) in blocks.chunks_exact_mut(words).enumerate() {
+        for (lane, codes) in codes.chunks(stride).enumerate() {
+            let codes = &codes[i * elements..][..elements];
+            for (q, codes) in codes.as_chunks::<4>().0.iter().enumerate() {
+                set_quad(block, q, lane, u32::from_le_bytes(*codes));
+            }
+        }
+    }
+}
+
+#[inline]
 fn set_scale(ty: ScaleType, words: &mut [u32], lane: usize, value: f32) {
     match ty {
         ScaleType::F32 => words[lane] = value.to_bits(),
         ScaleType::F16 => halves_mut(words)[lane] = f16::from_f32(value).to_bits(),
         ScaleType::BF16 => halves_mut(words)[lane] = bf16::from_f32(value).to_bits(),
+        // They come from the file, all of a run at once.
+        ScaleType::Multiple => {}
     }
 }
 
-/// Scale and stored bias of a lane's group, whose words these are.
+/// Stores a lane's scales of a run: `unit` times each of `multiples`.
+fn set_multiples(run: &mut [u32], lane: usize, unit: f16, multiples: &[i8]) {
+    halves_mut(run)[lane] = unit.to_bits();
+    let bytes: &mut [i8] = bytemuck::cast_slice_mut(&mut run[PANEL / 2..]);
+    for (multiple, bytes) in multiples.iter().zip(bytes.chunks_exact_mut(PANEL)) {
+        bytes[lane] = *multiple;
+    }
+}
+
+/// Scale and stored bias of a lane in group `g` of the run whose words these are.
 pub(super) fn scale_and_bias(
     layout: &Layout,
     scaling: Scaling,
-    words: &[u32],
+    run: &[u32],
+    g: usize,
     lane: usize,
 ) -> (f32, f32) {
     use super::codec::{half_to_f32, halves};
@@ -144,10 +220,14 @@ pub(super) fn scale_and_bias(
         ScaleType::F32 => f32::from_bits(words[lane]),
         ScaleType::F16 => half_to_f32(halves(words)[lane], false),
         ScaleType::BF16 => half_to_f32(halves(words)[lane], true),
+        ScaleType::Multiple => {
+            let multiples: &[i8] = bytemuck::cast_slice(&words[PANEL / 2..]);
+            half_to_f32(halves(words)[lane], false) * f32::from(multiples[g * PANEL + lane])
+        }
     };
     let bias = match scaling.bias {
-        Bias::Stored => get(&words[layout.scale_words()..]),
+        Bias::Stored => get(&run[layout.scale_words()..]),
         Bias::ZeroPoint(_) => 0.0,
     };
-    (get(words), bias)
+    (get(run), bias)
 }

@@ -205,7 +205,7 @@ fn bits(x: &[f32]) -> Vec<u32> {
 #[test]
 fn values_are_the_checkpoints_bit_for_bit() {
     for case in Case::all() {
-        let matrix = CpuMatrix::pack(&case.packed(), Arithmetic::Exact).unwrap();
+        let matrix = CpuMatrix::pack(&case.packed(), Arithmetic::Exact, &|_| ()).unwrap();
         let want = case.values();
         let mut got = vec![f32::NAN; want.len()];
         matrix.dequantize(&mut got);
@@ -232,7 +232,7 @@ fn values_are_the_checkpoints_bit_for_bit() {
 #[test]
 fn products_equal_the_sums_of_the_values() {
     for case in Case::all() {
-        let matrix = CpuMatrix::pack(&case.packed(), Arithmetic::Exact).unwrap();
+        let matrix = CpuMatrix::pack(&case.packed(), Arithmetic::Exact, &|_| ()).unwrap();
         let values = case.values();
         let [out_len, in_len] = case.shape;
         for rows in [1, 2, 3, 4, 11] {
@@ -262,7 +262,7 @@ fn products_equal_the_sums_of_the_values() {
 #[test]
 fn a_row_does_not_depend_on_the_others_of_its_batch() {
     for case in Case::all() {
-        let matrix = CpuMatrix::pack(&case.packed(), Arithmetic::Exact).unwrap();
+        let matrix = CpuMatrix::pack(&case.packed(), Arithmetic::Exact, &|_| ()).unwrap();
         let [out_len, in_len] = case.shape;
         let x = Noise(5).floats(160 * in_len);
         for &isa in Isa::available() {
@@ -302,7 +302,7 @@ fn rounded(x: &[f32], block: usize) -> Vec<f32> {
 #[test]
 fn rounded_products_are_the_same_everywhere_and_right() {
     for case in Case::all() {
-        let matrix = CpuMatrix::pack(&case.packed(), Arithmetic::Rounded).unwrap();
+        let matrix = CpuMatrix::pack(&case.packed(), Arithmetic::Rounded, &|_| ()).unwrap();
         let values = case.values();
         let [out_len, in_len] = case.shape;
         if matrix.inner.layout.scaling.is_none() {
@@ -342,7 +342,7 @@ fn rounded_products_are_the_same_everywhere_and_right() {
 #[test]
 fn many_rounded_rows_are_the_same_as_one() {
     let case = Case::ggml(GgmlKind::Q5_1, 40, 2048);
-    let matrix = CpuMatrix::pack(&case.packed(), Arithmetic::Rounded).unwrap();
+    let matrix = CpuMatrix::pack(&case.packed(), Arithmetic::Rounded, &|_| ()).unwrap();
     let x = Noise(9).floats(300 * 2048);
     for &isa in Isa::available() {
         let mut out = vec![f32::NAN; 300 * 40];
@@ -358,7 +358,7 @@ fn many_rounded_rows_are_the_same_as_one() {
 #[test]
 fn activations_that_are_not_finite_give_no_number() {
     let case = Case::ggml(GgmlKind::Q8_0, 40, 64);
-    let matrix = CpuMatrix::pack(&case.packed(), Arithmetic::Rounded).unwrap();
+    let matrix = CpuMatrix::pack(&case.packed(), Arithmetic::Rounded, &|_| ()).unwrap();
     for bad in [f32::NAN, f32::INFINITY] {
         for &isa in Isa::available() {
             let mut x = vec![1.0; 3 * 64];
@@ -384,15 +384,51 @@ fn packed_matrices_are_no_larger_than_their_files() {
         let Source::Ggml(_, blocks) = &case.source else {
             unreachable!()
         };
-        let matrix = CpuMatrix::pack(&case.packed(), Arithmetic::Exact).unwrap();
+        let matrix = CpuMatrix::pack(&case.packed(), Arithmetic::Exact, &|_| ()).unwrap();
         assert_eq!(matrix.size_in_bytes(), blocks.len(), "{}", kind.name());
+    }
+    // Of the K kinds scales and minima stay bytes; the file has those of some in 4 or 6 bits.
+    for (kind, bits_of_256) in [
+        (GgmlKind::Q2K, 256 * 2 + 2 * (16 * 8 + 16)),
+        (GgmlKind::Q4K, 256 * 4 + 2 * (8 * 8 + 16)),
+        (GgmlKind::Q5K, 256 * 5 + 2 * (8 * 8 + 16)),
+        (GgmlKind::Q6K, 256 * 6 + 16 * 8 + 16),
+    ] {
+        let case = Case::ggml(kind, 64, 512);
+        let matrix = CpuMatrix::pack(&case.packed(), Arithmetic::Exact, &|_| ()).unwrap();
+        let bytes = 64 * 2 * bits_of_256 / 8;
+        assert_eq!(matrix.size_in_bytes(), bytes, "{}", kind.name());
     }
     let bf16 = CpuMatrix::pack(
         &Case::dense(DType::BF16, 64, 64).packed(),
         Arithmetic::Exact,
+        &|_| (),
     )
     .unwrap();
     assert_eq!(bf16.size_in_bytes(), 64 * 64 * 2);
+}
+
+#[test]
+fn every_row_is_taken_once() {
+    // More than one piece of the largest size, pieces for the threads, one.
+    for (rows, cols) in [(40_001, 64), (1000, 64), (1, 64)] {
+        let case = Case::dense(DType::F32, rows, cols);
+        let taken = std::sync::Mutex::new(Vec::new());
+        let note = |rows| taken.lock().unwrap().push(rows);
+        CpuMatrix::pack(&case.packed(), Arithmetic::Exact, &note).unwrap();
+        let mut taken = taken.into_inner().unwrap();
+        taken.sort_by_key(|rows: &std::ops::Range<usize>| rows.start);
+        let mut next = 0;
+        for part in taken {
+            assert!(
+                part.start == next && part.end > next,
+                "{part:?} after {next}"
+            );
+            assert!(part.len() * cols * 4 <= 3 << 20, "{part:?}");
+            next = part.end;
+        }
+        assert_eq!(next, rows);
+    }
 }
 
 #[test]
@@ -401,12 +437,12 @@ fn malformed_matrices_are_errors() {
     let mut packed = case.packed();
     packed.shape = [5, 64];
     assert!(matches!(
-        CpuMatrix::pack(&packed, Arithmetic::Exact),
+        CpuMatrix::pack(&packed, Arithmetic::Exact, &|_| ()),
         Err(Error::Weight { .. })
     ));
     packed.shape = [usize::MAX, usize::MAX];
     assert!(matches!(
-        CpuMatrix::pack(&packed, Arithmetic::Exact),
+        CpuMatrix::pack(&packed, Arithmetic::Exact, &|_| ()),
         Err(Error::Weight { .. })
     ));
     packed.layout = PackedLayout::Dense {
@@ -415,7 +451,7 @@ fn malformed_matrices_are_errors() {
     };
     packed.shape = [2, 2];
     assert!(matches!(
-        CpuMatrix::pack(&packed, Arithmetic::Exact),
+        CpuMatrix::pack(&packed, Arithmetic::Exact, &|_| ()),
         Err(Error::Weight { .. })
     ));
 }

@@ -203,6 +203,18 @@ pub(crate) trait Simd: Copy + 'static {
             Self::load(wide.as_ptr())
         }
     }
+    /// Bytes with a sign as floats.
+    #[inline(always)]
+    unsafe fn load_signed_bytes(p: *const i8) -> Self::F {
+        let mut wide = [0.0; MAX_LANES];
+        // SAFETY: the caller's contract.
+        unsafe {
+            for (i, wide) in wide.iter_mut().enumerate().take(Self::LANES) {
+                *wide = f32::from(*p.add(i));
+            }
+            Self::load(wide.as_ptr())
+        }
+    }
     /// The halves of half as many bytes as floats, a byte's lower half first.
     #[inline(always)]
     unsafe fn load_nibbles(p: *const u8) -> Self::F {

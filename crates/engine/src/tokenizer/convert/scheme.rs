@@ -2,11 +2,11 @@
 
 use serde::Serialize;
 use serde_json::Value;
-use tokenizers::models::bpe::BPE;
 
 use super::{GGUF, inconvertible};
 use crate::tokenizer::{
-    Result,
+    Inner, Result,
+    bpe::Rules,
     gguf::SPACE,
     pre_tokenizer::{DIGIT, GPT2, KINDS},
 };
@@ -24,15 +24,8 @@ pub(super) enum Scheme {
 ///
 /// # Errors
 /// [`Error::Inconvertible`](crate::tokenizer::Error::Inconvertible) when a rule is none of GGUF's.
-pub(super) fn scheme(origin: &str, inner: &tokenizers::Tokenizer, bpe: &BPE) -> Result<Scheme> {
+pub(super) fn scheme(origin: &str, inner: &Inner, rules: &Rules) -> Result<Scheme> {
     let refuse = |what: String| Err(inconvertible(origin, GGUF, what));
-    let has = |part: &Option<String>| part.as_ref().is_some_and(|part| !part.is_empty());
-    if has(&bpe.continuing_subword_prefix) || has(&bpe.end_of_word_suffix) {
-        return refuse("tokens marked as a word's inside or end".into());
-    }
-    if bpe.dropout.is_some_and(|dropout| dropout > 0.0) {
-        return refuse("dropout of merges".into());
-    }
     let normalizers = steps(inner.get_normalizer(), "normalizers");
     let cuts = steps(inner.get_pre_tokenizer(), "pretokenizers");
     if cuts.iter().any(|cut| kind(cut) == "ByteLevel") {
@@ -44,13 +37,13 @@ pub(super) fn scheme(origin: &str, inner: &tokenizers::Tokenizer, bpe: &BPE) -> 
                 "{origin}: GGUF has no normalizer NFC; texts are taken to be in that form"
             );
         }
-        let pre = pre(origin, &cuts, bpe.ignore_merges)?;
+        let pre = pre(origin, &cuts, rules.whole_words)?;
         return Ok(Scheme::ByteLevel { pre });
     }
-    if !bpe.byte_fallback {
+    if !rules.byte_fallback {
         return refuse("a BPE model that is neither byte-level nor falls back to bytes".into());
     }
-    if bpe.ignore_merges {
+    if rules.whole_words {
         return refuse("ignore_merges without a byte-level pre-tokenizer".into());
     }
     space_prefix(origin, &normalizers, &cuts)

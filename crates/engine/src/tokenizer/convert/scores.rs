@@ -2,9 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-use tokenizers::models::bpe::Merges;
-
-use crate::tokenizer::gguf::{Kind, ids, merges_by_score};
+use crate::tokenizer::{
+    bpe::{Bpe, Rules},
+    gguf::{Kind, merge_scores},
+};
 
 /// What llama.cpp's converter gives to tokens that no text is merged into.
 const NO_SCORE: f32 = -1000.0;
@@ -19,7 +20,7 @@ pub(super) struct Scores {
 
 /// Scores of `tokens`, spelled as in tokenizer.json: what the merge of rank `r` makes scores `-r`,
 /// letters less than that.
-pub(super) fn scores(tokens: &[String], kinds: &[Kind], merges: &Merges) -> Scores {
+pub(super) fn scores(tokens: &[String], kinds: &[Kind], merges: &[(&str, &str)]) -> Scores {
     let mut ranks: HashMap<String, usize> = HashMap::with_capacity(merges.len());
     for (rank, (left, right)) in merges.iter().enumerate() {
         ranks.entry(format!("{left}{right}")).or_insert(rank);
@@ -35,13 +36,15 @@ pub(super) fn scores(tokens: &[String], kinds: &[Kind], merges: &Merges) -> Scor
             _ => NO_SCORE,
         })
         .collect();
-    let found = merges_by_score(tokens, &values, kinds, &ids(tokens));
+    let spellings = tokens.iter().map(String::as_str);
+    let model = Bpe::scored(spellings, merge_scores(&values, kinds), Rules::default());
+    let found = model.as_ref().map(Bpe::merges).unwrap_or_default();
     let exact = found.len() == merges.len()
         && found.iter().zip(merges).all(|(a, b)| made(a).eq(made(b)))
         && found.iter().collect::<HashSet<_>>() == merges.iter().collect();
     Scores { values, exact }
 }
 
-fn made((left, right): &(String, String)) -> impl Iterator<Item = u8> {
+fn made<'t>((left, right): &(&'t str, &'t str)) -> impl Iterator<Item = u8> + 't {
     left.bytes().chain(right.bytes())
 }

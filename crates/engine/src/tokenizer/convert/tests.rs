@@ -23,7 +23,7 @@ fn metadata(path: &Path) -> GgufMetadata {
 }
 
 /// As a reader of the written file would see it.
-fn vocab_of(pairs: Vec<(String, MetadataValue)>) -> GgufVocab {
+fn vocab_of(pairs: Vec<(String, MetadataValue)>) -> GgufVocab<'static> {
     let mut found: HashMap<String, MetadataValue> = pairs.into_iter().collect();
     let mut take = |key: &str| found.remove(&format!("tokenizer.ggml.{key}"));
     macro_rules! get {
@@ -35,13 +35,17 @@ fn vocab_of(pairs: Vec<(String, MetadataValue)>) -> GgufVocab {
             }
         };
     }
+    let texts = |texts: Option<Vec<String>>| {
+        let texts = texts.unwrap_or_default().into_iter();
+        texts.map(Into::into).collect()
+    };
     GgufVocab {
         model: get!("model", String).unwrap(),
         pre: get!("pre", String),
-        tokens: get!("tokens", Strings).unwrap(),
+        tokens: texts(get!("tokens", Strings)),
         scores: get!("scores", F32s).unwrap_or_default(),
         token_types: get!("token_type", I32s).unwrap(),
-        merges: get!("merges", Strings).unwrap_or_default(),
+        merges: texts(get!("merges", Strings)),
         bos: get!("bos_token_id", U32),
         eos: get!("eos_token_id", U32),
         eot: get!("eot_token_id", U32),
@@ -164,7 +168,8 @@ fn a_directory_becomes_gguf_that_tokenizes_alike() {
         let Some(file) = fixture_gguf(family) else {
             continue;
         };
-        let written = crate::texts::gguf_vocab(&metadata(&file)).unwrap();
+        let metadata = metadata(&file);
+        let written = crate::texts::gguf_vocab(&metadata).unwrap();
         assert_eq!(vocab.model, written.model);
         assert_eq!(vocab.tokens, written.tokens);
         assert_eq!(vocab.token_types, written.token_types);

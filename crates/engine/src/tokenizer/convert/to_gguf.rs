@@ -1,14 +1,10 @@
 //! A GGUF file's metadata from Hugging Face's files.
 
 use biplane_models::checkpoint::write::MetadataValue;
-use std::{collections::HashSet, path::Path};
+use std::{borrow::Cow, collections::HashSet, path::Path};
 
-use serde::Deserialize;
 use serde_json::Value;
-use tokenizers::{
-    ModelWrapper,
-    models::bpe::{BPE, Merges},
-};
+use tokenizers::ModelWrapper;
 
 use super::{
     GGUF, chat_template, inconvertible,
@@ -19,6 +15,7 @@ use crate::tokenizer::{
     Error, GgufVocab, Result, Specials, Tokenizer, caught,
     gguf::{Kind, SPACE},
     load::{read_json, special},
+    model::Model,
     token_id,
 };
 
@@ -53,13 +50,25 @@ pub fn gguf_tokenizer_pairs(dir: &Path, vocab_size: usize) -> Result<Vec<(String
     Ok(pairs)
 }
 
-fn vocab(origin: &str, dir: &Path, original: &Tokenizer, vocab_size: usize) -> Result<GgufVocab> {
-    let ModelWrapper::BPE(bpe) = original.inner.get_model() else {
-        let model = serde_json::to_value(original.inner.get_model()).unwrap_or_default();
-        let what = format!("a tokenizer model {}, only BPE", model["type"]);
-        return Err(inconvertible(origin, GGUF, what));
+fn vocab(
+    origin: &str,
+    dir: &Path,
+    original: &Tokenizer,
+    vocab_size: usize,
+) -> Result<GgufVocab<'static>> {
+    let bpe = match original.inner.get_model() {
+        Model::Bpe(bpe) => bpe,
+        Model::Other(ModelWrapper::BPE(_)) => {
+            let what = "BPE that marks a word's inside or end, or drops merges out";
+            return Err(inconvertible(origin, GGUF, what));
+        }
+        Model::Other(other) => {
+            let model = serde_json::to_value(other).unwrap_or_default();
+            let what = format!("a tokenizer model {}, only BPE", model["type"]);
+            return Err(inconvertible(origin, GGUF, what));
+        }
     };
-    let scheme = scheme(origin, &original.inner, bpe)?;
+    let scheme = scheme(origin, &original.inner, &bpe.rules)?;
     let read = |file: &str| Ok(read_json(&dir.join(file))?.unwrap_or_default());
     let (config, map) = (
         read("tokenizer_config.json")?,
@@ -69,10 +78,13 @@ fn vocab(origin: &str, dir: &Path, original: &Tokenizer, vocab_size: usize) -> R
 
     let unk = match id("unk_token")? {
         Some(id) => Some(id),
-        None => bpe.unk_token.as_deref().and_then(|unk| original.id_of(unk)),
+        None => {
+            let unknown = bpe.rules.unknown.as_deref();
+            unknown.and_then(|unk| original.id_of(unk))
+        }
     };
     let (tokens, kinds) = tokens(origin, original, vocab_size, unk, &scheme)?;
-    let merges = merges(origin, bpe)?;
+    let merges = bpe.merges();
     let mut vocab = GgufVocab {
         token_types: kinds.iter().map(|&kind| kind as i32).collect(),
         bos: original.bos,
@@ -97,9 +109,9 @@ fn vocab(origin: &str, dir: &Path, original: &Tokenizer, vocab_size: usize) -> R
             vocab.add_space_prefix = Some(false);
             vocab.merges = merges
                 .iter()
-                .map(|(left, right)| format!("{left} {right}"))
+                .map(|(left, right)| format!("{left} {right}").into())
                 .collect();
-            vocab.tokens = tokens;
+            vocab.tokens = tokens.into_iter().map(Cow::from).collect();
         }
         Scheme::SentencePiece { space_prefix } => {
             vocab.model = "llama".into();
@@ -114,8 +126,8 @@ fn vocab(origin: &str, dir: &Path, original: &Tokenizer, vocab_size: usize) -> R
                 .zip(&kinds)
                 .map(|(token, kind)| match kind {
                     // GGUF writes the spaces of user-defined tokens plainly.
-                    Kind::UserDefined => token.replace(SPACE, " "),
-                    _ => token,
+                    Kind::UserDefined => token.replace(SPACE, " ").into(),
+                    _ => token.into(),
                 });
             vocab.tokens = written.collect();
         }
@@ -186,24 +198,11 @@ fn tokens(
     Ok(padded.unzip())
 }
 
-fn merges(origin: &str, bpe: &BPE) -> Result<Merges> {
-    #[derive(Deserialize)]
-    struct Model {
-        merges: Merges,
-    }
-    let merges = serde_json::to_value(bpe).and_then(Model::deserialize);
-    let merges = merges.map_err(|error| Error::Malformed {
-        origin: origin.to_owned(),
-        reason: error.to_string(),
-    })?;
-    Ok(merges.merges)
-}
-
 /// Sets the tokens at which answers end. GGUF has one for a text, one for a turn and one for a
 /// message; readers know more by their names.
 fn set_ends(
     origin: &str,
-    vocab: &mut GgufVocab,
+    vocab: &mut GgufVocab<'_>,
     original: &Tokenizer,
     configs: &[Value],
 ) -> Result<()> {
@@ -251,7 +250,12 @@ fn set_ends(
 }
 
 /// Whether the end-of-sequence token goes after every text; other tokens around it are refused.
-fn adds_eos(origin: &str, original: &Tokenizer, vocab: &GgufVocab, config: &Value) -> Result<bool> {
+fn adds_eos(
+    origin: &str,
+    original: &Tokenizer,
+    vocab: &GgufVocab<'_>,
+    config: &Value,
+) -> Result<bool> {
     let encode = |special| {
         caught(|| Ok(original.inner.encode("a", special)?.get_ids().to_vec()))
             .map_err(Error::Encode)
@@ -286,7 +290,7 @@ const SAMPLE: &str = "I'll say:  \"Größe\" (1234.5)\n\n\tif x >= 10 { 你好 �
 fn compare(
     origin: &str,
     original: &Tokenizer,
-    vocab: GgufVocab,
+    vocab: GgufVocab<'_>,
     kinds: &[Kind],
     exact: bool,
 ) -> Result<()> {
@@ -321,8 +325,11 @@ fn compare(
     Ok(())
 }
 
-fn pairs(vocab: GgufVocab) -> Vec<(String, MetadataValue)> {
-    let list = |items: Vec<String>| (!items.is_empty()).then_some(MetadataValue::Strings(items));
+fn pairs(vocab: GgufVocab<'_>) -> Vec<(String, MetadataValue)> {
+    let list = |items: Vec<Cow<'_, str>>| {
+        let owned = items.into_iter().map(Cow::into_owned).collect::<Vec<_>>();
+        (!owned.is_empty()).then_some(MetadataValue::Strings(owned))
+    };
     let id = |id: Option<u32>| id.map(MetadataValue::U32);
     let flag = |flag: Option<bool>| flag.map(MetadataValue::Bool);
     let scores = (!vocab.scores.is_empty()).then_some(MetadataValue::F32s(vocab.scores));

@@ -76,11 +76,11 @@ pub fn write_hf_files(metadata: &GgufMetadata, dir: &Path) -> Result<()> {
 }
 
 /// Takes away the unused tokens `[PADn]` that fill a vocabulary up to the rows of the embedding.
-pub(super) fn drop_padding(vocab: &mut GgufVocab) {
+pub(super) fn drop_padding(vocab: &mut GgufVocab<'_>) {
     let named = [vocab.bos, vocab.eos, vocab.eot, vocab.unk, vocab.pad];
-    let is_padding = |id: usize, token: &String| {
+    let is_padding = |id: usize, token: &str| {
         vocab.token_types.get(id) == Some(&(Kind::Unused as i32))
-            && *token == format!("[PAD{id}]")
+            && token == format!("[PAD{id}]")
             && !named.iter().flatten().any(|&named| named as usize == id)
     };
     let tokens = vocab.tokens.iter().enumerate().rev();
