@@ -99,7 +99,7 @@ impl WeightMatrix for MlxMatrix {
                     cuda::product(x2, form, numel / cols, rows, &Around::default())?
                 }
                 Form::Dense(w) => x2.matmul(w.array().transpose()?)?,
-                Form::Affine(a) if a.needs_too_much_shared(x, numel / cols) => {
+                Form::Affine(a) if a.lacks_a_product(x, numel / cols) => {
                     let values = mlx::dequantize(
                         a.codes.array(),
                         a.scales.array(),
@@ -174,9 +174,17 @@ impl WeightMatrix for MlxMatrix {
     }
 
     fn take_rows(&self, ids: &MlxTensor, dtype: DType) -> Result<MlxTensor> {
-        check_ids("take_rows", ids, self.shape[0])?;
+        let op = "take_rows";
+        check_ids(op, ids, self.shape[0])?;
+        let tokens = ids.shape().numel();
         match &self.form {
             Form::Dense(w) => w.take_rows(ids)?,
+            Form::Affine(a) if dtype.is_float() && cuda::takes_rows(ids, tokens, a) => {
+                let shape = Shape::from([tokens, self.shape[1]]);
+                return ids.derive(op, shape, dtype, |_| {
+                    cuda::take_rows(ids.array(), tokens, a, mlx_dtype(dtype))
+                });
+            }
             Form::Affine(a) => a.take_rows(ids)?.values()?,
         }
         .cast(dtype)
@@ -258,11 +266,13 @@ impl Affine {
         self.scales.shape().last("columns").unwrap_or_default() * self.spec.group_size
     }
 
-    /// Whether MLX's CUDA kernel for `rows` rows `x` asks for more shared memory than MLX allows it: its
-    /// tiles of 64 rows by a group of 128 in `f32` take 64 KiB.
-    fn needs_too_much_shared(&self, x: &MlxTensor, rows: usize) -> bool {
-        let wide = x.dtype() == DType::F32 && self.spec.group_size > 64;
-        wide && rows > 32 && matches!(x.device(), Device::Cuda(_))
+    /// Whether MLX's CUDA kernels fail for `rows` rows `x`: in `f32` tiles of 64 rows by a group of 128 take
+    /// 64 KiB of shared memory, more than MLX allows them; of rows that are a single group Hopper's kernel
+    /// reads scales as if their number were a multiple of a tile.
+    fn lacks_a_product(&self, x: &MlxTensor, rows: usize) -> bool {
+        let too_large = x.dtype() == DType::F32 && self.spec.group_size > 64 && rows > 32;
+        let one_group = self.columns() <= self.spec.group_size;
+        (too_large || one_group) && matches!(x.device(), Device::Cuda(_))
     }
 
     fn take_rows(&self, ids: &MlxTensor) -> Result<Self> {
