@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""mlx-lm's speed by its own generate_step and BatchGenerator: mlx_lm_bench.py DIR [PROMPT GENERATE REPEAT STREAMS,…]
+"""mlx-lm's speed by its own generate_step and BatchGenerator: mlx_lm_bench.py DIR [PROMPT GENERATE]
 
-Prints one JSON line for each number of streams; medians."""
+Loads once, then measures once for every line of standard input, a number of streams, and prints a line of JSON:
+what `biplane bench --turns` does."""
 import json
 import pathlib
-import statistics
 import sys
 import time
 
@@ -45,16 +45,13 @@ def together(model, prompts, generate):
 
 def main():
     folder = pathlib.Path(sys.argv[1])
-    prompt, generate, repeat = (int(a) for a in (sys.argv[2:5] or [512, 128, 5]))
-    streams = [int(s) for s in (sys.argv[5] if len(sys.argv) > 5 else "1").split(",")]
+    prompt, generate = (int(a) for a in (sys.argv[2:4] or [512, 128]))
     model, config = load_model(folder)
-    for n in streams:
+    for line in sys.stdin:
+        n = int(line)
         prompts = mx.random.randint(0, config["vocab_size"], (n, prompt)).tolist()
-        run = (lambda: alone(model, prompts[0], generate)) if n == 1 else (lambda: together(model, prompts, generate))
-        run()
-        runs = [run() for _ in range(repeat)]
-        prefill, decode = (statistics.median(r[i] for r in runs) for i in (0, 1))
-        print(json.dumps(dict(engine="mlx-lm", streams=n, prefill=round(prefill, 1), decode=round(decode, 1))), flush=True)
+        prefill, decode = alone(model, prompts[0], generate) if n == 1 else together(model, prompts, generate)
+        print(json.dumps(dict(prefill_tokens_per_second=prefill, decode_tokens_per_second=decode)), flush=True)
 
 
 main()

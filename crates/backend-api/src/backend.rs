@@ -47,6 +47,9 @@ pub struct MemoryStats {
     pub cached: usize,
     /// The most that was in use at once.
     pub peak: usize,
+    /// What may be in use at once on a device with memory of its own; none on one that shares the
+    /// processor's.
+    pub limit: Option<usize>,
 }
 
 /// A device and the way to bring bytes to it.

@@ -82,7 +82,7 @@ pub(crate) fn out_of_memory(bytes: usize) -> Error {
 }
 
 /// The most MLX means to use on this machine.
-fn limit() -> usize {
+pub(crate) fn limit() -> usize {
     static LIMIT: OnceLock<usize> = OnceLock::new();
     *LIMIT.get_or_init(|| match mlx_rs::memory::memory_limit() {
         Ok(limit) if limit > 0 => limit,

@@ -6,9 +6,11 @@
 mod decode;
 mod kernel;
 mod product;
+mod rows;
 
 pub(crate) use decode::decode_attention;
 pub(crate) use product::{multiplies, product};
+pub(crate) use rows::{take_rows, takes_rows};
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -33,11 +35,11 @@ struct Kernels {
     join: Kernel,
     products: HashMap<product::Key, Launch>,
     decodes: HashMap<decode::Key, Launch>,
+    rows: HashMap<rows::Key, Launch>,
     /// Zeros, which the kernels leave as zeros.
     counts: Option<(usize, Array)>,
     /// The last places that a decode step wrote to.
     places: Vec<([usize; 2], Array)>,
-    settings: HashMap<[u32; 2], Array>,
     attentions: HashMap<Attention, Config>,
     joins: HashMap<Attention, Config>,
     scales: HashMap<u32, Array>,
@@ -47,17 +49,6 @@ struct Kernels {
 struct Launch {
     kernel: Kernel,
     config: Config,
-}
-
-impl Kernels {
-    /// `[first, second]` on the device.
-    fn settings(&mut self, values: [f32; 2]) -> Array {
-        let key = values.map(f32::to_bits);
-        let array = self.settings.entry(key);
-        array
-            .or_insert_with(|| Array::from_slice(&values, &[2]))
-            .clone()
-    }
 }
 
 /// The element type's name in CUDA.
@@ -95,10 +86,14 @@ fn is_half(dtype: Dtype) -> bool {
     matches!(dtype, Dtype::Bfloat16 | Dtype::Float16)
 }
 
+/// Most blocks of a launch's second and third axis.
+const MOST_BLOCKS: usize = 65_535;
+
 /// Whether [`attention`] is the way to attend with one query a row.
 pub(crate) fn attends(q: &MlxTensor, d: usize, kv_len: usize, masked: bool) -> bool {
     matches!(q.device(), Device::Cuda(_))
         && is_half(q.array().dtype())
+        && q.array().size() <= MOST_BLOCKS * d
         && (matches!(d, 64 | 128) && (masked || kv_len >= MANY_KEYS) || d == 256)
 }
 
@@ -201,9 +196,9 @@ impl Kernels {
             )?,
             products: HashMap::new(),
             decodes: HashMap::new(),
+            rows: HashMap::new(),
             counts: None,
             places: Vec::new(),
-            settings: HashMap::new(),
             attentions: HashMap::new(),
             joins: HashMap::new(),
             scales: HashMap::new(),

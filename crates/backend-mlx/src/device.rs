@@ -45,6 +45,7 @@ pub(crate) fn open(device: Device) -> Result<Device> {
     #[cfg(target_os = "linux")]
     if !resolved.is_cpu() {
         exit::without_destructors();
+        heap::keep();
     }
     Ok(resolved)
 }
@@ -79,6 +80,30 @@ mod exit {
             on_exit(leave, std::ptr::null_mut());
         });
     }
+}
+
+/// A step's graph takes megabytes of small pieces, made and dropped every few milliseconds: the heap keeps
+/// them, instead of giving pages back and taking them again.
+#[cfg(target_os = "linux")]
+mod heap {
+    #[cfg(target_env = "gnu")]
+    pub(super) fn keep() {
+        use std::ffi::c_int;
+
+        unsafe extern "C" {
+            fn mallopt(param: c_int, value: c_int) -> c_int;
+        }
+        const TRIM_THRESHOLD: c_int = -1;
+        const TOP_PAD: c_int = -2;
+        // SAFETY: sets two numbers of the allocator, under its own lock.
+        unsafe {
+            mallopt(TRIM_THRESHOLD, 256 << 20);
+            mallopt(TOP_PAD, 16 << 20);
+        }
+    }
+
+    #[cfg(not(target_env = "gnu"))]
+    pub(super) fn keep() {}
 }
 
 /// MLX keeps CUDA graphs by their form, counts those it has not seen before over the process' whole

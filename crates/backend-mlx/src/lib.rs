@@ -108,6 +108,7 @@ impl Backend for MlxBackend {
             active: memory::active_memory().unwrap_or_default(),
             cached: memory::cache_memory().unwrap_or_default(),
             peak: memory::peak_memory().unwrap_or_default(),
+            limit: matches!(self.device, Device::Cuda(_)).then(alloc::limit),
         }
     }
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Event, Model, ModelBuilder, Request, Result, memory};
+use crate::{Error, Event, Metrics, Model, ModelBuilder, Request, Result, memory};
 
 /// What to measure.
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +50,20 @@ pub struct BenchResult {
     pub load_ms: f64,
     /// The most memory the process had resident.
     pub peak_memory_bytes: u64,
+    /// What the engine's thread took to describe a step of decoding and hand it to the device; on a processor
+    /// it computes meanwhile.
+    #[serde(default)]
+    pub launch_ms: f64,
+    /// What it then waited for the device.
+    #[serde(default)]
+    pub wait_ms: f64,
+}
+
+/// A loaded model, to be measured more than once.
+#[derive(Debug)]
+pub struct Bench {
+    model: Model,
+    load: Duration,
 }
 
 /// Loads a model and measures it.
@@ -57,9 +71,31 @@ pub struct BenchResult {
 /// # Errors
 /// What loading and generating report; [`Error::Request`] for a prompt that does not fit.
 pub fn bench(builder: ModelBuilder, settings: &BenchSettings) -> Result<BenchResult> {
-    let start = Instant::now();
-    let model = builder.build_blocking()?;
-    let load = start.elapsed();
+    Bench::load(builder)?.measure(settings)
+}
+
+impl Bench {
+    /// Loads a model.
+    ///
+    /// # Errors
+    /// What loading reports.
+    pub fn load(builder: ModelBuilder) -> Result<Self> {
+        let start = Instant::now();
+        let model = builder.build_blocking()?;
+        let load = start.elapsed();
+        Ok(Bench { model, load })
+    }
+
+    /// Measures it.
+    ///
+    /// # Errors
+    /// As [`bench`].
+    pub fn measure(&self, settings: &BenchSettings) -> Result<BenchResult> {
+        measure(&self.model, self.load, settings)
+    }
+}
+
+fn measure(model: &Model, load: Duration, settings: &BenchSettings) -> Result<BenchResult> {
     let vocab = model.info().vocab_size as u64;
     if settings.prompt_tokens == 0
         || settings.generate == 0
@@ -93,15 +129,15 @@ pub fn bench(builder: ModelBuilder, settings: &BenchSettings) -> Result<BenchRes
         ..Request::new(tokens)
     };
     let warm = prompt(0).into_iter().take(8).collect();
-    run(&model, vec![request(warm, 2)])?;
+    run(model, vec![request(warm, 2)])?;
     let mut runs = Vec::new();
     for _ in 0..settings.repeat {
         let requests = (0..settings.streams).map(|i| request(prompt(i), settings.generate));
-        runs.push(run(&model, requests.collect())?);
+        runs.push(run(model, requests.collect())?);
     }
     let info = model.info();
-    let first = median(runs.iter().map(|r| r.0));
-    let decode = median(runs.iter().map(|r| r.1));
+    let of = |figure: fn(&Run) -> f64| median(runs.iter().map(figure));
+    let first = of(|r| r.first);
     Ok(BenchResult {
         backend: info.backend.to_owned(),
         device: info.device.to_string(),
@@ -112,26 +148,38 @@ pub fn bench(builder: ModelBuilder, settings: &BenchSettings) -> Result<BenchRes
         generated_tokens: settings.generate,
         streams: settings.streams,
         prefill_tokens_per_second: (settings.prompt_tokens * settings.streams) as f64 / first,
-        decode_tokens_per_second: decode,
+        decode_tokens_per_second: of(|r| r.rate),
         time_to_first_token_ms: first * 1e3,
         load_ms: load.as_secs_f64() * 1e3,
         peak_memory_bytes: memory::peak_resident_bytes().unwrap_or(0),
+        launch_ms: of(|r| r.launch) * 1e3,
+        wait_ms: of(|r| r.wait) * 1e3,
     })
 }
 
-/// Seconds until every request has its first token, and tokens a second of all together from there
-/// until the first one ends.
-fn run(model: &Model, requests: Vec<Request>) -> Result<(f64, f64)> {
+/// One run of some requests.
+struct Run {
+    /// Seconds until every request has its first token.
+    first: f64,
+    /// Tokens a second of all together from there until the first one ends.
+    rate: f64,
+    /// Seconds of launching a step from there on.
+    launch: f64,
+    /// Seconds of waiting for it.
+    wait: f64,
+}
+
+fn run(model: &Model, requests: Vec<Request>) -> Result<Run> {
     let start = Instant::now();
     let streams: Vec<_> = requests
         .into_iter()
         .map(|request| Ok((request.max_tokens.unwrap_or(0), model.submit(request)?)))
         .collect::<Result<_>>()?;
     // One reader a stream: a token's time is when it came.
-    let times: Vec<Vec<Duration>> = std::thread::scope(|scope| {
+    let times: Vec<(Vec<Duration>, Metrics)> = std::thread::scope(|scope| {
         let readers: Vec<_> = streams
             .into_iter()
-            .map(|(wanted, events)| scope.spawn(move || times(start, wanted, events)))
+            .map(|(wanted, events)| scope.spawn(move || times(model, start, wanted, events)))
             .collect();
         readers
             .into_iter()
@@ -142,30 +190,45 @@ fn run(model: &Model, requests: Vec<Request>) -> Result<(f64, f64)> {
             })
             .collect::<Result<_>>()
     })?;
-    let first = times.iter().filter_map(|t| t.first()).max();
-    let last = times.iter().filter_map(|t| t.last()).min();
-    let (Some(&first), Some(&last)) = (first, last) else {
-        return Ok((0.0, 0.0));
+    let after = model.metrics();
+    let first = times
+        .iter()
+        .filter_map(|(t, then)| Some((*t.first()?, then)));
+    let first = first.max_by_key(|(time, _)| *time);
+    let last = times.iter().filter_map(|(t, _)| t.last()).min();
+    let (Some((first, then)), Some(&last)) = (first, last) else {
+        return Err(Error::Request("nothing was generated".into()));
     };
     let between = times
         .iter()
-        .flatten()
+        .flat_map(|(t, _)| t)
         .filter(|t| **t > first && **t <= last);
     let time = last.saturating_sub(first).as_secs_f64();
     let rate = between.count() as f64 / time.max(f64::EPSILON);
-    Ok((first.as_secs_f64(), rate))
+    let steps = (after.steps - then.steps).max(1) as f64;
+    Ok(Run {
+        first: first.as_secs_f64(),
+        rate,
+        launch: (after.launching - then.launching).as_secs_f64() / steps,
+        wait: (after.waiting - then.waiting).as_secs_f64() / steps,
+    })
 }
 
-/// When each token came.
+/// When each token came, and the engine's figures at the first.
 fn times(
+    model: &Model,
     start: Instant,
     wanted: usize,
     mut events: tokio::sync::mpsc::Receiver<Event>,
-) -> Result<Vec<Duration>> {
+) -> Result<(Vec<Duration>, Metrics)> {
+    let mut at_first = None;
     let mut times = Vec::with_capacity(wanted);
     while let Some(event) = events.blocking_recv() {
         match event {
-            Event::Token { .. } => times.push(start.elapsed()),
+            Event::Token { .. } => {
+                times.push(start.elapsed());
+                at_first.get_or_insert_with(|| model.metrics());
+            }
             Event::Prompt(_) => {}
             Event::Done { .. } => break,
             Event::Failed(error) => return Err(error),
@@ -177,7 +240,7 @@ fn times(
             times.len()
         )));
     }
-    Ok(times)
+    Ok((times, at_first.unwrap_or_default()))
 }
 
 fn median(values: impl Iterator<Item = f64>) -> f64 {

@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, bail};
 use biplane::{
     BackendKind,
-    bench::{BenchResult, BenchSettings, bench as measure},
+    bench::{Bench, BenchResult, BenchSettings, bench as measure},
 };
 
 use crate::{cli::BenchArgs, plot, report};
@@ -18,15 +18,30 @@ pub fn bench(args: BenchArgs) -> anyhow::Result<ExitCode> {
     if backends.is_empty() {
         backends.extend(BackendKind::compiled());
     }
+    let settings = |streams, repeat| BenchSettings {
+        prompt_tokens: args.prompt_tokens,
+        generate: args.generate,
+        repeat,
+        streams,
+    };
+    if args.turns {
+        let [one] = backends.as_slice() else {
+            bail!("--turns measures one backend; name it with --backend");
+        };
+        let bench = Bench::load(args.model.builder(*one))?;
+        for line in std::io::stdin().lines() {
+            let line = line.context("standard input")?;
+            let streams = line.trim().parse();
+            let streams = streams.with_context(|| format!("{line:?} is no number of streams"))?;
+            let result = bench.measure(&settings(streams, 1))?;
+            report::data(&format!("{}\n", serde_json::to_string(&result)?))?;
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
     let results = match backends.as_slice() {
         [] => bail!("this build has no backend; build with --features candle or --features mlx"),
         [one] => {
-            let settings = BenchSettings {
-                prompt_tokens: args.prompt_tokens,
-                generate: args.generate,
-                repeat: args.repeat,
-                streams: args.streams.into(),
-            };
+            let settings = settings(args.streams.into(), args.repeat);
             vec![serde_json::to_value(measure(
                 args.model.builder(*one),
                 &settings,

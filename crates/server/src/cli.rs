@@ -178,6 +178,11 @@ pub struct BenchArgs {
     #[arg(long)]
     pub json: bool,
 
+    /// Load once, then measure once for every line of standard input, a number of streams, and write a line
+    /// of JSON: for measuring by turns with another program.
+    #[arg(long, conflicts_with_all = ["json", "plot", "streams", "repeat"])]
+    pub turns: bool,
+
     /// Draw the figures as bars, a colour for each engine, into this SVG file as well.
     #[arg(long, value_name = "FILE.svg")]
     pub plot: Option<PathBuf>,

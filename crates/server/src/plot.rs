@@ -137,6 +137,8 @@ mod tests {
             time_to_first_token_ms: speed,
             load_ms: 1.0,
             peak_memory_bytes: 1 << 20,
+            launch_ms: 1.0,
+            wait_ms: 1.0,
         }
     }
 

@@ -6,9 +6,9 @@
 // cos and sin [rows, freqs]; mask [rows, end + 1 - seen], added to the scores; at = {seen, end};
 // counts: a zero for each row's key head, left as zeros. sums are the parts' results.
 //
-// Constants: T, D, G (query heads of a key head), KV (key heads), RANK (of k and v), NORM with NW, MASKED,
-// INTERLEAVED, FREQS. Grid: parts, KV, rows.
-constexpr int WARPS = 4;
+// Constants: T, D, G (query heads of a key head), KV (key heads), RANK (of k and v), NORM with NW and EPS,
+// SCALE, MASKED, INTERLEAVED, FREQS. Grid: parts, KV, rows.
+constexpr int WARPS = 8;
 // A lane's elements of a head; LANES of a warp share a key.
 constexpr int EACH = 16;
 constexpr int LANES = D / EACH;
@@ -50,7 +50,7 @@ for (int head = warp; head <= G; head += WARPS) {
     for (int step = 16; step > 0; step /= 2) {
       squares += __shfl_xor_sync(0xffffffffu, squares, step);
     }
-    factor = rsqrtf(squares / D + settings[1]);
+    factor = rsqrtf(squares / D + EPS);
   }
   const NW* weight = head < G ? q_norm : k_norm;
   auto value = [&](int i) {
@@ -73,7 +73,7 @@ for (int head = warp; head <= G; head += WARPS) {
     }
     // Rounded, as the cache holds it.
     one = static_cast<float>(static_cast<T>(one));
-    heads[head][i] = head < G ? one * settings[0] * 1.44269504f : one;
+    heads[head][i] = head < G ? one * SCALE * 1.44269504f : one;
     if (head == G && part == 0) {
       keys[end * key_step + i] = static_cast<T>(one);
     }

@@ -8,7 +8,7 @@ use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
 use super::kernel::{Config, Kernel};
-use super::{Launch, Result, is_half, name, with};
+use super::{Launch, MOST_BLOCKS, Result, is_half, name, with};
 use crate::MlxTensor;
 
 /// Blocks that keep a GPU busy; more only have to be joined.
@@ -28,7 +28,9 @@ pub(super) struct Key {
     rank: usize,
     freqs: usize,
     interleaved: bool,
-    norm: Option<Dtype>,
+    /// Type of its weights, and epsilon's bits.
+    norm: Option<(Dtype, u32)>,
+    scale: u32,
     masked: bool,
     parts: usize,
 }
@@ -42,8 +44,8 @@ pub(crate) fn decode_attention(
 ) -> Option<Result<Array>> {
     let dtype = qkv.array().dtype();
     let group = n.heads / n.kv_heads;
-    let norm_type = |([q, k], _): ([&MlxTensor; 2], f32)| {
-        (q.dtype() == k.dtype() && q.dtype().is_float()).then(|| q.array().dtype())
+    let norm_type = |([q, k], eps): ([&MlxTensor; 2], f32)| {
+        (q.dtype() == k.dtype() && q.dtype().is_float()).then(|| (q.array().dtype(), eps.to_bits()))
     };
     let norm = match step.norms {
         Some(norms) => Some(norm_type(norms)?),
@@ -52,6 +54,7 @@ pub(crate) fn decode_attention(
     let freqs = step.rope.rotary_dim() / 2;
     let fits = matches!(qkv.device(), Device::Cuda(_))
         && is_half(dtype)
+        && n.rows.max(n.kv_heads) <= MOST_BLOCKS
         && matches!(n.head_dim, 64 | 128 | 256)
         && group <= 8
         && group * n.head_dim <= 1024
@@ -75,6 +78,7 @@ pub(crate) fn decode_attention(
         freqs,
         interleaved: step.rope.interleaved,
         norm,
+        scale: step.scale.to_bits(),
         masked: step.mask.is_some(),
         parts: (step.end - step.seen).div_ceil(run).clamp(1, most),
     };
@@ -95,7 +99,6 @@ fn apply(
     let place = [step.seen, step.end];
     let [seen, end] = place.map(|at| i32::try_from(at).unwrap_or(i32::MAX));
     with(|kernels| {
-        let settings = kernels.settings([step.scale, step.norms.map_or(0.0, |(_, eps)| eps)]);
         let needed = key.rows * key.kv_heads;
         let counts = match &kernels.counts {
             Some((n, counts)) if *n >= needed => counts.clone(),
@@ -121,15 +124,11 @@ fn apply(
             Some(launch) => launch,
             None => kernels.decodes.entry(*key).or_insert(key.launch()?),
         };
-        let [q_norm, k_norm] = match step.norms {
-            Some((norms, _)) => norms.map(MlxTensor::array),
-            None => [qkv, qkv],
-        };
-        let mask = step.mask.map_or(qkv, MlxTensor::array);
         let (cos, sin) = (step.rope.cos.array(), step.rope.sin.array());
-        let inputs = [
-            qkv, keys, values, q_norm, k_norm, cos, sin, mask, &at, &settings, &counts,
-        ];
+        let mut inputs = vec![qkv, keys, values, cos, sin, &at, &counts];
+        let norms = step.norms.map(|(norms, _)| norms);
+        inputs.extend(norms.iter().flatten().map(|norm| norm.array()));
+        inputs.extend(step.mask.map(MlxTensor::array));
         let [out, _] = launch.kernel.apply(&launch.config, &inputs)?;
         Ok(out)
     })
@@ -150,32 +149,36 @@ impl Key {
         } = *self;
         let t = name(self.dtype);
         let group = self.heads / kv_heads;
-        let (norm, nw) = (self.norm.is_some(), name(self.norm.unwrap_or(self.dtype)));
-        let constants = format!(
+        let (norm, nw, eps) = match self.norm {
+            Some((dtype, eps)) => (true, name(dtype), f32::from_bits(eps)),
+            None => (false, t, 0.0),
+        };
+        let scale = f32::from_bits(self.scale);
+        let mut constants = format!(
             "using T = {t}; using NW = {nw}; constexpr int D = {d}; constexpr int G = {group}; \
              constexpr int KV = {kv_heads}; constexpr int RANK = {rank}; constexpr int FREQS = {freqs}; \
              constexpr bool NORM = {norm}; constexpr bool MASKED = {masked}; \
-             constexpr bool INTERLEAVED = {interleaved};\n"
+             constexpr bool INTERLEAVED = {interleaved}; constexpr float EPS = {eps:e}f; \
+             constexpr float SCALE = {scale:e}f;\n"
         );
+        // An input costs time at every call: those that are not there are null in the source.
+        let mut inputs = vec![c"qkv", c"k", c"v", c"cos", c"sin", c"at", c"counts"];
+        match norm {
+            true => inputs.extend([c"q_norm", c"k_norm"]),
+            false => constants += "const NW* q_norm = nullptr; const NW* k_norm = nullptr;\n",
+        }
+        match masked {
+            true => inputs.push(c"mask"),
+            false => constants += "const T* mask = nullptr; const int64_t mask_strides[2] = {};\n",
+        }
         let id = format!(
-            "biplane_decode_{t}_{nw}_{d}_{group}_{kv_heads}_{rank}_{freqs}_{norm}_{masked}_{interleaved}"
+            "biplane_decode_{t}_{nw}_{d}_{group}_{kv_heads}_{rank}_{freqs}_{norm}_{masked}_{interleaved}_{:x}_{:x}",
+            eps.to_bits(),
+            self.scale
         );
         let id = CString::new(id).map_err(|e| Exception::custom(e.to_string()))?;
-        let inputs = [
-            c"qkv",
-            c"k",
-            c"v",
-            c"q_norm",
-            c"k_norm",
-            c"cos",
-            c"sin",
-            c"mask",
-            c"at",
-            c"settings",
-            c"counts",
-        ];
         let source = constants + include_str!("decode.cu");
-        let threads = 128;
+        let threads = 256;
         let scratch = match parts {
             1 => 1,
             _ => rows * self.heads * parts * (d + 2),

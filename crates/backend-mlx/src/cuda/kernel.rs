@@ -19,6 +19,19 @@ fn axis(n: usize) -> c_int {
     c_int::try_from(n).unwrap_or(c_int::MAX)
 }
 
+/// A source without comments and indentation: MLX copies it at every call.
+fn bare(source: &str) -> String {
+    let code = |line: &str| {
+        line.split("//")
+            .next()
+            .unwrap_or_default()
+            .trim()
+            .to_owned()
+    };
+    let lines: Vec<String> = source.lines().map(code).filter(|l| !l.is_empty()).collect();
+    lines.join("\n")
+}
+
 /// A kernel out of the body of a function.
 pub(super) struct Kernel {
     raw: mlx_sys::mlx_fast_cuda_kernel,
@@ -34,7 +47,7 @@ impl Kernel {
         source: &str,
         contiguous: bool,
     ) -> Result<Self> {
-        let source = CString::new(source).map_err(|e| Exception::custom(e.to_string()))?;
+        let source = CString::new(bare(source)).map_err(|e| Exception::custom(e.to_string()))?;
         let (inputs, outputs) = (Names::new(inputs)?, Names::new(outputs)?);
         // SAFETY: all pointers live beyond the call, which copies what it keeps.
         let raw = unsafe {

@@ -3,7 +3,7 @@
 // time, so that many loads are under way at once. Sums are in float.
 //
 // Constants: T (of x, scales, biases and y), BITS (4, or 16 for dense), GROUP, R, CODES,
-// NORM: x is RMS-normed, with weights of type NW; 1 / rms is a factor of the whole row, applied last.
+// NORM: x is RMS-normed, with weights of type NW and EPS; 1 / rms is a factor of the whole row, applied last.
 // GATE: the first half of the rows are gates: 1 SiLU, 2 GELU. BIAS and ADD: vectors that are added.
 constexpr int OUT = GATE != 0 ? R / 2 : R;
 const int N = w_shape[0];
@@ -124,7 +124,7 @@ for (int step = 16; step > 0; step /= 2) {
 if (lane != 0) {
   return;
 }
-const float factor = NORM ? rsqrtf(squares / K + eps[0]) : 1.0f;
+const float factor = NORM ? rsqrtf(squares / K + EPS) : 1.0f;
 #pragma unroll
 for (int r = 0; r < OUT; ++r) {
   const int to = first + r;

@@ -23,7 +23,8 @@ pub(super) struct Key {
     tokens: usize,
     rows: usize,
     cols: usize,
-    norm: Option<Dtype>,
+    /// Type of its weights, and epsilon's bits.
+    norm: Option<(Dtype, u32)>,
     gate: Option<Gate>,
     bias: bool,
     add: bool,
@@ -65,15 +66,9 @@ pub(crate) fn product(
     rows: usize,
     around: &Around<'_, MlxTensor>,
 ) -> Result<Array> {
-    let (weights, group, cols) = match form {
-        Form::Affine(a) => {
-            let parts = [a.codes.array(), a.scales.array(), a.biases.array()];
-            (parts, Some(a.spec.group_size), a.columns())
-        }
-        Form::Dense(w) => {
-            let cols = w.shape().last("columns").unwrap_or_default();
-            ([w.array(), x, x], None, cols)
-        }
+    let (group, cols) = match form {
+        Form::Affine(a) => (Some(a.spec.group_size), a.columns()),
+        Form::Dense(w) => (None, w.shape().last("columns").unwrap_or_default()),
     };
     let key = Key {
         dtype: x.dtype(),
@@ -81,22 +76,24 @@ pub(crate) fn product(
         tokens,
         rows,
         cols,
-        norm: around.norm.map(|(w, _)| w.array().dtype()),
+        norm: around
+            .norm
+            .map(|(w, eps)| (w.array().dtype(), eps.to_bits())),
         gate: around.gate,
         bias: around.bias.is_some(),
         add: around.add.is_some(),
     };
-    let [w, scales, biases] = weights;
+    let norm = around.norm.map(|(weight, _)| weight);
+    let rest = [norm, around.bias, around.add];
+    let inputs: Vec<&Array> = std::iter::once(x)
+        .chain(form.parts().into_iter().map(MlxTensor::array))
+        .chain(rest.into_iter().flatten().map(MlxTensor::array))
+        .collect();
     with(|kernels| {
-        let eps = kernels.settings([around.norm.map_or(0.0, |(_, eps)| eps), 0.0]);
         let launch = match kernels.products.get(&key) {
             Some(launch) => launch,
             None => kernels.products.entry(key).or_insert(key.launch()?),
         };
-        let or_x = |t: Option<&MlxTensor>| t.map_or(x.clone(), |t| t.array().clone());
-        let norm = or_x(around.norm.map(|(w, _)| w));
-        let (bias, add) = (or_x(around.bias), or_x(around.add));
-        let inputs = [x, w, scales, biases, &norm, &eps, &bias, &add];
         let [y] = launch.kernel.apply(&launch.config, &inputs)?;
         Ok(y)
     })
@@ -118,10 +115,33 @@ impl Key {
         let t = name(self.dtype);
         let bits = if self.group.is_some() { 4 } else { 16 };
         let group = self.group.unwrap_or(1);
+        let (norm, nw, eps) = match self.norm {
+            Some((dtype, eps)) => (true, name(dtype), f32::from_bits(eps)),
+            None => (false, t, 0.0),
+        };
         let mut constants = format!(
             "using T = {t}; constexpr int GROUP = {group}; constexpr int GATE = {gate}; \
-             constexpr bool BIAS = {bias}; constexpr bool ADD = {add};\n"
+             constexpr bool BIAS = {bias}; constexpr bool ADD = {add}; using NW = {nw}; \
+             constexpr bool NORM = {norm}; constexpr float EPS = {eps:e}f;\n"
         );
+        // An input costs time at every call: those that are not there are null in the source.
+        let given = [
+            (bits == 4, c"scales", "T"),
+            (bits == 4, c"biases", "T"),
+            (norm, c"norm", "NW"),
+            (bias, c"bias", "T"),
+            (add, c"add", "T"),
+        ];
+        let mut inputs = vec![c"x", c"w"];
+        for (is_there, input, of) in given {
+            match is_there {
+                true => inputs.push(input),
+                false => {
+                    let input = input.to_string_lossy();
+                    constants += &format!("const {of}* {input} = nullptr;\n");
+                }
+            }
+        }
         let (source, id, blocks, threads) = if self.tokens == 1 {
             // Elements a lane takes at a time, and rows a warp.
             let (codes, each) = match (self.group, self.cols) {
@@ -131,12 +151,10 @@ impl Key {
                 (Some(_), _) => (8, 4),
             };
             let warps = 4;
-            let (norm, nw) = (self.norm.is_some(), name(self.norm.unwrap_or(self.dtype)));
             constants += &format!(
-                "using NW = {nw}; constexpr int BITS = {bits}; constexpr int R = {each}; \
-                 constexpr int CODES = {codes}; constexpr bool NORM = {norm};\n"
+                "constexpr int BITS = {bits}; constexpr int R = {each}; constexpr int CODES = {codes};\n"
             );
-            let id = format!("one_{bits}_{each}_{codes}_{norm}_{nw}");
+            let id = format!("one_{bits}_{each}_{codes}_{norm}_{nw}_{:x}", eps.to_bits());
             let blocks = outputs.div_ceil(each / half * warps);
             (include_str!("product.cu"), id, blocks, warps * 32)
         } else {
@@ -165,9 +183,6 @@ impl Key {
         };
         let id = format!("biplane_product_{t}_{group}_{gate}_{bias}_{add}_{id}");
         let id = CString::new(id).map_err(|e| Exception::custom(e.to_string()))?;
-        let inputs = [
-            c"x", c"w", c"scales", c"biases", c"norm", c"eps", c"bias", c"add",
-        ];
         Ok(Launch {
             kernel: Kernel::new(&id, &inputs, &[c"y"], &(constants + source), true)?,
             config: Config::new([blocks * threads, 1, 1], [threads, 1, 1])?

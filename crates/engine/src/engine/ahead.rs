@@ -34,7 +34,7 @@ impl Scheduler<'_> {
                 p.tokens == 1 && self.running.get(p.index).is_some_and(|s| s.may_run_ahead())
             })
             && self.has_room_for_one_more();
-        if !all || !self.runner.launch_next()? {
+        if !all || !self.launched(|runner| runner.launch_next())? {
             return Ok(None);
         }
         let ids = parts
@@ -72,7 +72,7 @@ impl Scheduler<'_> {
                 true => self.run_ahead(&here)?,
                 false => None,
             };
-            Ok((next, self.runner.collect()?))
+            Ok((next, self.collected()?))
         });
         self.counters.update(|m| m.steps += 1);
         match result {

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use biplane_backend::Device;
+
 /// How a model's engine serves many requests.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EngineConfig {
@@ -9,8 +11,9 @@ pub struct EngineConfig {
     pub max_sequences: usize,
     /// Most requests that wait; more are refused with [`crate::Error::Busy`].
     pub max_queue: usize,
-    /// Most tokens of a step: bounds its memory, and the time until a cancelled request is gone.
-    pub step_tokens: usize,
+    /// Most tokens of a step: bounds its memory, and the time until a cancelled request is gone. 512 on
+    /// a processor by default, 4096 on a GPU, which needs more to be busy.
+    pub step_tokens: Option<usize>,
     /// Bytes for all KV caches, running ones and kept ones; half of what is free after loading by
     /// default.
     pub kv_memory: Option<usize>,
@@ -33,7 +36,7 @@ impl Default for EngineConfig {
         EngineConfig {
             max_sequences: 64,
             max_queue: 256,
-            step_tokens: 512,
+            step_tokens: None,
             kv_memory: None,
             memory_share: 1,
             prefix_cache: true,
@@ -42,6 +45,14 @@ impl Default for EngineConfig {
             speculation: None,
             record: None,
         }
+    }
+}
+
+impl EngineConfig {
+    /// The most tokens of a step on a device.
+    pub(super) fn step_tokens_on(&self, device: Device) -> usize {
+        let default = if device.is_cpu() { 512 } else { 4096 };
+        self.step_tokens.unwrap_or(default).max(1)
     }
 }
 

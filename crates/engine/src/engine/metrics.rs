@@ -54,6 +54,11 @@ pub struct Metrics {
     pub failed: u64,
     /// Steps computed.
     pub steps: u64,
+    /// Time that the engine's thread took to describe steps and hand them to the device; on a processor it
+    /// computes them meanwhile.
+    pub launching: Duration,
+    /// Time that it waited for them.
+    pub waiting: Duration,
     /// Prompt tokens computed.
     pub prompt_tokens: u64,
     /// Prompt tokens that an earlier request had computed.

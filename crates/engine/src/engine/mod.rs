@@ -28,6 +28,7 @@ use std::{
     time::Instant,
 };
 
+use biplane_backend::MemoryStats;
 use biplane_models::{ModelInfo, ModelRunner};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -174,8 +175,8 @@ fn run(setup: Setup, ready: oneshot::Sender<Result<Engine>>) {
         exit::wait_for_engines();
         let budget = config
             .kv_memory
-            .unwrap_or_else(|| default_budget(config.memory_share));
-        let chunk = config.step_tokens;
+            .unwrap_or_else(|| default_budget(runner.memory(), config.memory_share));
+        let chunk = config.step_tokens_on(runner.info().device);
         memory::check_context(runner.info(), spec.context_length, chunk, budget)?;
         Ok((runner, guesser, budget))
     });
@@ -212,9 +213,13 @@ fn run(setup: Setup, ready: oneshot::Sender<Result<Engine>>) {
     drop(running);
 }
 
-/// Half of what is free once the weights are there, or this engine's part of it.
-fn default_budget(share: usize) -> usize {
-    let free = memory::available_bytes().map_or(usize::MAX / 4, |b| b as usize);
+/// Half of what is free once the weights are there, on the device where it has memory of its own, or
+/// this engine's part of it.
+fn default_budget(device: MemoryStats, share: usize) -> usize {
+    let free = match device.limit {
+        Some(limit) => limit.saturating_sub(device.active),
+        None => memory::available_bytes().map_or(usize::MAX / 4, |b| b as usize),
+    };
     (free / 2 / share.max(1)).max(LEAST_MEMORY)
 }
 

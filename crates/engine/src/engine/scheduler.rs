@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use biplane_models::{ModelRunner, SpanPlan, StepPlan, Want};
+use biplane_models::{ModelRunner, SpanOutput, SpanPlan, StepPlan, Want};
 
 use super::{
     EngineConfig, Vocabulary,
@@ -51,6 +51,8 @@ pub(super) struct Scheduler<'a> {
     pub store: Option<PromptStore>,
     /// Bytes for all caches.
     pub budget: usize,
+    /// Most tokens of a step.
+    pub step_tokens: usize,
     pub guesser: Option<Guesser>,
     /// A step in flight beyond the one that was looked at last.
     pub ahead: Option<Ahead>,
@@ -86,6 +88,7 @@ impl<'a> Scheduler<'a> {
         Ok(Scheduler {
             store: PromptStore::open(config.prompt_cache.as_deref(), key)?,
             recorder: Recorder::open(config.record.as_deref(), runner.info())?,
+            step_tokens: config.step_tokens_on(runner.info().device),
             runner,
             vocabulary,
             config,
@@ -228,7 +231,7 @@ impl<'a> Scheduler<'a> {
         }
         let start = Instant::now();
         let outputs = guarded(|| {
-            self.runner.launch(&plan)?;
+            self.launched(|runner| runner.launch(&plan))?;
             // While the device computes.
             for part in &parts {
                 if let Some(s) = self.running.get_mut(part.index) {
@@ -236,7 +239,7 @@ impl<'a> Scheduler<'a> {
                 }
             }
             let ahead = self.run_ahead(&parts)?;
-            Ok((ahead, self.runner.collect()?))
+            Ok((ahead, self.collected()?))
         });
         self.counters.update(|m| {
             m.steps += 1;
@@ -255,7 +258,26 @@ impl<'a> Scheduler<'a> {
         }
     }
 
-    pub fn apply(&mut self, parts: &[Part], outputs: &[biplane_models::SpanOutput]) {
+    /// What `launch` gives; the time it takes is the host's.
+    pub fn launched<T>(
+        &mut self,
+        launch: impl FnOnce(&mut dyn ModelRunner) -> biplane_models::Result<T>,
+    ) -> biplane_models::Result<T> {
+        let start = Instant::now();
+        let result = launch(&mut *self.runner);
+        self.counters.update(|m| m.launching += start.elapsed());
+        result
+    }
+
+    /// Waits for a step.
+    pub fn collected(&mut self) -> biplane_models::Result<Vec<SpanOutput>> {
+        let start = Instant::now();
+        let result = self.runner.collect();
+        self.counters.update(|m| m.waiting += start.elapsed());
+        result
+    }
+
+    pub fn apply(&mut self, parts: &[Part], outputs: &[SpanOutput]) {
         let mut ended = Vec::new();
         for (part, output) in parts.iter().zip(outputs) {
             let Some(s) = self.running.get_mut(part.index) else {

@@ -1,6 +1,6 @@
 //! The one implementation of [`ModelRunner`].
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Instant};
 
 use biplane_backend::{Backend, MemoryStats, Tensor};
 
@@ -116,6 +116,7 @@ impl<B: Backend> Runner<B> {
         plan: &StepPlan,
         chosen: Option<(B::Tensor, Vec<SlotId>)>,
     ) -> biplane_backend::Result<Pending<B::Tensor>> {
+        let start = Instant::now();
         self.gather(plan)?;
         let batch = self.batch.take();
         let together = batch.as_ref().map_or(0, BatchCache::rows);
@@ -196,7 +197,9 @@ impl<B: Backend> Runner<B> {
         let mut pending: Vec<&B::Tensor> = caches.iter().flat_map(SequenceCache::tensors).collect();
         pending.extend(batch.iter().flat_map(BatchCache::tensors));
         pending.extend([&logits, &tokens, &hidden].into_iter().flatten());
+        let described = start.elapsed();
         self.backend.async_eval(&pending)?;
+        tracing::trace!(tokens = ids.len(), ?described, all = ?start.elapsed(), "step");
         if let Some(batch) = &batch {
             batch.note(&mut caches);
         }

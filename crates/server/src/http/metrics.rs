@@ -94,7 +94,7 @@ const GAUGES: [Figure; 7] = [
     ),
 ];
 
-const COUNTERS: [Figure; 10] = [
+const COUNTERS: [Figure; 12] = [
     ("requests", "Requests that ended.", |m| m.finished as f64),
     (
         "requests_cancelled",
@@ -105,6 +105,14 @@ const COUNTERS: [Figure; 10] = [
         m.failed as f64
     }),
     ("steps", "Steps computed.", |m| m.steps as f64),
+    (
+        "launch_seconds",
+        "Describing steps and handing them to the device.",
+        |m| m.launching.as_secs_f64(),
+    ),
+    ("wait_seconds", "Waiting for the device.", |m| {
+        m.waiting.as_secs_f64()
+    }),
     ("prompt_tokens", "Prompt tokens computed.", |m| {
         m.prompt_tokens as f64
     }),

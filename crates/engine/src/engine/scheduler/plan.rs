@@ -14,7 +14,7 @@ use crate::{
 impl Scheduler<'_> {
     /// What the next step computes: answers first, then prompts in their order.
     fn plan(&self, guesses: &Guesses) -> Vec<Part> {
-        let all = self.config.step_tokens;
+        let all = self.step_tokens;
         let whole = |index: usize, s: &Sequence, limit| Part {
             index,
             tokens: s.chunk(limit),
@@ -57,8 +57,9 @@ impl Scheduler<'_> {
     /// Prompt tokens that fit a step which answers wait for.
     fn chunk_beside_answers(&self) -> usize {
         match self.pace {
-            Some(pace) => ((STEP_TIME / pace) as usize).clamp(LEAST_CHUNK, self.config.step_tokens),
-            None => LEAST_CHUNK.min(self.config.step_tokens),
+            Some(pace) => ((STEP_TIME / pace) as usize)
+                .clamp(LEAST_CHUNK.min(self.step_tokens), self.step_tokens),
+            None => LEAST_CHUNK.min(self.step_tokens),
         }
     }
 

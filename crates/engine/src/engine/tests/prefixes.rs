@@ -14,7 +14,7 @@ fn company_and_kept_prefixes_change_nothing() {
                 window,
                 EngineConfig {
                     max_sequences: n,
-                    step_tokens: 128,
+                    step_tokens: Some(128),
                     ..EngineConfig::default()
                 },
             );

@@ -1,0 +1,91 @@
+#!/usr/bin/env python3
+"""Biplane's MLX and mlx-lm by turns on the same models: by_turns.py BIPLANE OUT.json MODEL_DIR…
+
+TURNS (5), STREAMS (1,8,32), PROMPT (512) and GENERATE (128) come from the environment. Both load a model and stay; each
+turn measures each once for every number of streams, the one that began last time second. A first turn is not counted.
+Prints a table of medians, with the share of the card's memory bandwidth (BANDWIDTH, TB/s) that reading the weights
+once a step makes of decoding."""
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+
+HERE = pathlib.Path(__file__).parent
+
+
+def env(name, default):
+    return os.environ.get(name, default)
+
+
+class Program:
+    def __init__(self, name, command):
+        self.name, self.runs = name, {}
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def measure(self, streams):
+        self.process.stdin.write(f"{streams}\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{self.name} ended: {self.process.wait()}")
+        return json.loads(line)
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def card():
+    query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
+    return subprocess.run(query, capture_output=True, text=True).stdout.strip()
+
+
+def versions():
+    code = "import mlx.core as mx, mlx_lm; print('mlx', mx.__version__, 'mlx-lm', mlx_lm.__version__)"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip()
+
+
+def compare(biplane, folder):
+    prompt, generate = env("PROMPT", "512"), env("GENERATE", "128")
+    ours = [biplane, "bench", "-m", folder, "--backend", "mlx", "--device", "gpu", "--turns",
+            "--prompt-tokens", prompt, "--generate", generate]
+    theirs = [sys.executable, str(HERE / "mlx_lm_bench.py"), folder, prompt, generate]
+    programs = [Program("biplane", ours), Program("mlx-lm", theirs)]
+    for turn in range(int(env("TURNS", "5")) + 1):
+        for streams in map(int, env("STREAMS", "1,8,32").split(",")):
+            for program in programs if turn % 2 else programs[::-1]:
+                result = program.measure(streams)
+                if turn:
+                    program.runs.setdefault(streams, []).append(result)
+    for program in programs:
+        program.close()
+    return {p.name: p.runs for p in programs}
+
+
+def main():
+    biplane, out, *folders = sys.argv[1:]
+    bandwidth = float(env("BANDWIDTH", "3.35"))
+    report = dict(card=card(), versions=versions(), models={})
+    print(f"{report['card']}; {report['versions']}; prompt {env('PROMPT', '512')}, {env('GENERATE', '128')} generated")
+    print("| model | streams | | mlx-lm tok/s | Biplane tok/s | ratio | of bandwidth, mlx-lm and Biplane |\n|---|---|---|---|---|---|---|")
+    for folder in folders:
+        weights = sum(f.stat().st_size for f in pathlib.Path(folder).glob("*.safetensors"))
+        runs = compare(biplane, folder)
+        report["models"][folder] = dict(weights=weights, runs=runs)
+        pathlib.Path(out).write_text(json.dumps(report, indent=1))
+        for streams, of_ours in runs["biplane"].items():
+            for what in ("prefill", "decode"):
+                key = what + "_tokens_per_second"
+                ours, theirs = ([r[key] for r in of] for of in (of_ours, runs["mlx-lm"][streams]))
+                a, b = statistics.median(ours), statistics.median(theirs)
+                share = lambda speed: f"{speed / streams * weights / bandwidth / 1e10:.1f} %"
+                shares = f"{share(b)}, {share(a)}" if what == "decode" else ""
+                spread = lambda v: f"{statistics.median(v):,.0f} ({min(v):,.0f}–{max(v):,.0f})"
+                print(f"| {pathlib.Path(folder).name} | {streams} | {what} | {spread(theirs)} | {spread(ours)} | {a / b:.2f} | {shares} |")
+            host = {k: statistics.median(r[k] for r in of_ours) for k in ("launch_ms", "wait_ms")}
+            print(f"<!-- {streams} streams: host {host['launch_ms']:.2f} ms a step, waits {host['wait_ms']:.2f} ms -->", flush=True)
+
+
+main()
