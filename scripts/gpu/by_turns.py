@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Biplane's MLX and mlx-lm by turns on the same models: by_turns.py BIPLANE OUT.json MODEL_DIR…
 
-TURNS (5), STREAMS (1,8,32), PROMPT (512) and GENERATE (128) come from the environment. Both load a model and stay; each
-turn measures each once for every number of streams, the one that began last time second. A first turn is not counted.
+TURNS (5), STREAMS (1,8,32), PROMPT (512), GENERATE (128) and DEVICE (gpu) come from the environment. In a turn each program
+measures every number of streams in a process of its own, twice, of which the second counts; the one that began last time
+is second. The first runs on a new machine compile kernels and read libraries: minutes, before anything is measured.
 Prints a table of medians, with the share of the card's memory bandwidth (BANDWIDTH, TB/s) that reading the weights
 once a step makes of decoding."""
 import json
@@ -21,25 +22,23 @@ def env(name, default):
 
 class Program:
     def __init__(self, name, command):
-        self.name, self.runs = name, {}
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.name, self.command, self.runs = name, command, {}
 
     def measure(self, streams):
-        self.process.stdin.write(f"{streams}\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"{self.name} ended: {self.process.wait()}")
-        return json.loads(line)
-
-    def close(self):
-        self.process.stdin.close()
-        self.process.wait()
+        """Measures twice and gives the second. The process ends then: what it keeps of the GPU's memory is not the other's."""
+        process = subprocess.run(self.command, input=f"{streams}\n" * 2, stdout=subprocess.PIPE, text=True)
+        lines = process.stdout.splitlines()
+        if process.returncode or len(lines) != 2:
+            raise SystemExit(f"{self.name} ended with {process.returncode} after {len(lines)} of 2 measurements")
+        return json.loads(lines[1])
 
 
 def card():
     query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
-    return subprocess.run(query, capture_output=True, text=True).stdout.strip()
+    try:
+        return subprocess.run(query, capture_output=True, text=True).stdout.strip()
+    except OSError:
+        return "no NVIDIA card"
 
 
 def versions():
@@ -49,18 +48,14 @@ def versions():
 
 def compare(biplane, folder):
     prompt, generate = env("PROMPT", "512"), env("GENERATE", "128")
-    ours = [biplane, "bench", "-m", folder, "--backend", "mlx", "--device", "gpu", "--turns",
+    ours = [biplane, "bench", "-m", folder, "--backend", "mlx", "--device", env("DEVICE", "gpu"), "--turns",
             "--prompt-tokens", prompt, "--generate", generate]
     theirs = [sys.executable, str(HERE / "mlx_lm_bench.py"), folder, prompt, generate]
     programs = [Program("biplane", ours), Program("mlx-lm", theirs)]
-    for turn in range(int(env("TURNS", "5")) + 1):
+    for turn in range(int(env("TURNS", "5"))):
         for streams in map(int, env("STREAMS", "1,8,32").split(",")):
             for program in programs if turn % 2 else programs[::-1]:
-                result = program.measure(streams)
-                if turn:
-                    program.runs.setdefault(streams, []).append(result)
-    for program in programs:
-        program.close()
+                program.runs.setdefault(streams, []).append(program.measure(streams))
     return {p.name: p.runs for p in programs}
 
 

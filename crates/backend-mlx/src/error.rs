@@ -8,11 +8,32 @@ pub(crate) const NAME: &str = "mlx";
 
 /// Names the operation that an MLX call failed in.
 pub(crate) fn failed<E: Into<Failure>>(op: &'static str) -> impl FnOnce(E) -> Error {
-    move |e| Error::Backend {
-        backend: NAME,
-        op,
-        message: e.into().0,
+    move |e| {
+        let message = e.into().0;
+        Error::Backend {
+            backend: NAME,
+            op,
+            message: match is_lack_of_memory(&message) {
+                true => without_memory(&message),
+                false => message,
+            },
+        }
     }
+}
+
+/// Whether CUDA had no memory left, in MLX's words.
+fn is_lack_of_memory(message: &str) -> bool {
+    message.contains("out of memory")
+}
+
+/// On CUDA MLX does not give up what it keeps for reuse when an allocation fails: without it the next
+/// attempt may succeed.
+fn without_memory(message: &str) -> String {
+    // That it failed is said already.
+    let _ = mlx_rs::memory::clear_cache();
+    format!(
+        "{message}; use a smaller quantization, shorter prompts, or less for keys and values (--kv-memory)"
+    )
 }
 
 /// What MLX said.
@@ -44,6 +65,15 @@ fn without_source(message: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lack_of_memory_says_what_helps() {
+        let failed = |message: &str| failed("eval")(Exception::custom(message)).to_string();
+        let said = failed("cudaMallocAsync(&data, size, stream) failed: out of memory");
+        assert!(said.contains("--kv-memory"), "{said}");
+        let said = failed("[matmul] wrong shapes");
+        assert!(!said.contains("--kv-memory"), "{said}");
+    }
 
     #[test]
     fn the_place_in_mlx_c_is_cut_off() {

@@ -11,12 +11,6 @@ use crate::cuda;
 use crate::layout::check_ids;
 use crate::tensor::mlx_dtype;
 
-/// Rows up to which MLX's quantized product on CUDA is no slower than a dense one.
-const FEW_ROWS: usize = 128;
-
-/// Most elements of a matrix that is made dense for a product: 512 MiB in a half precision.
-const MOST_DENSE: usize = 1 << 28;
-
 /// A weight matrix `[out, in]`, dense or in MLX's affine groups.
 ///
 /// Dense elements are in the activations' element type. So are scales and biases on a GPU; on the CPU
@@ -105,7 +99,7 @@ impl WeightMatrix for MlxMatrix {
                     cuda::product(x2, form, numel / cols, rows, &Around::default())?
                 }
                 Form::Dense(w) => x2.matmul(w.array().transpose()?)?,
-                Form::Affine(a) if a.is_better_dense(x, numel / cols) => {
+                Form::Affine(a) if a.lacks_a_product(x, numel / cols) => {
                     let values = mlx::dequantize(
                         a.codes.array(),
                         a.scales.array(),
@@ -272,16 +266,13 @@ impl Affine {
         self.scales.shape().last("columns").unwrap_or_default() * self.spec.group_size
     }
 
-    /// Whether a product of `rows` rows `x` is better made of the dequantized matrix on CUDA. Prompts are
-    /// multiplied several times faster that way, at the price of the matrix in full for a moment. And MLX's
-    /// kernels fail in two cases: in `f32` tiles of 64 rows by a group of 128 take 64 KiB of shared memory,
-    /// more than MLX allows them; for rows that are a single group Hopper's kernel has another layout.
-    fn is_better_dense(&self, x: &MlxTensor, rows: usize) -> bool {
-        let outputs = self.scales.shape().dim("rows", 0).unwrap_or_default();
-        let prompt = rows > FEW_ROWS && outputs * self.columns() <= MOST_DENSE;
+    /// Whether MLX's CUDA kernels fail for `rows` rows `x`: in `f32` tiles of 64 rows by a group of 128 take
+    /// 64 KiB of shared memory, more than MLX allows them; of rows that are a single group Hopper's kernel
+    /// reads scales as if their number were a multiple of a tile.
+    fn lacks_a_product(&self, x: &MlxTensor, rows: usize) -> bool {
         let too_large = x.dtype() == DType::F32 && self.spec.group_size > 64 && rows > 32;
         let one_group = self.columns() <= self.spec.group_size;
-        (prompt || too_large || one_group) && matches!(x.device(), Device::Cuda(_))
+        (too_large || one_group) && matches!(x.device(), Device::Cuda(_))
     }
 
     fn take_rows(&self, ids: &MlxTensor) -> Result<Self> {

@@ -8,7 +8,7 @@
 //
 // Constants: T, D, G (query heads of a key head), KV (key heads), RANK (of k and v), NORM with NW and EPS,
 // SCALE, MASKED, INTERLEAVED, FREQS. Grid: parts, KV, rows.
-constexpr int WARPS = 8;
+constexpr int WARPS = 4;
 // A lane's elements of a head; LANES of a warp share a key.
 constexpr int EACH = 16;
 constexpr int LANES = D / EACH;

@@ -178,7 +178,7 @@ impl Key {
         );
         let id = CString::new(id).map_err(|e| Exception::custom(e.to_string()))?;
         let source = constants + include_str!("decode.cu");
-        let threads = 256;
+        let threads = 128;
         let scratch = match parts {
             1 => 1,
             _ => rows * self.heads * parts * (d + 2),
