@@ -23,7 +23,7 @@ pub(super) fn pack(
     taken: &(dyn Fn(Range<usize>) + Sync),
 ) -> Result<Vec<Line>> {
     let panel = layout.panel_words() / (size_of::<Line>() / 4);
-    let lines = panel.checked_mul(layout.panels()).unwrap_or(usize::MAX);
+    let lines = panel.saturating_mul(layout.panels());
     let mut data = Vec::<Line>::new();
     data.try_reserve_exact(lines)
         .map_err(|_| Error::OutOfMemory {
