@@ -20,10 +20,10 @@ pub fn surrounded_products<B: Backend>(backend: &B, expect: &Expect) {
                 if dtype == DType::F16 && cols != 1152 {
                     continue;
                 }
-                // What a backend adds to a product that rounds activations further; products are about 1.
+                // What a backend adds that rounds activations further; outputs are about 1.
                 let error = |e: &Expect| (e.matmul)(&matrix.packed(), DType::F32);
                 let more = match error(expect) > error(&Expect::default()) {
-                    true => error(expect),
+                    true => 4.0 * error(expect),
                     false => 0.0,
                 };
                 for rows in [1, 7, 17, 33] {
@@ -63,7 +63,7 @@ fn check_surrounded<B: Backend>(
     let a = Nd::random([rows, outputs], rng).rounded(dtype);
     let values = download(&w.dequantize(DType::F32).unwrap());
 
-    let (mut want, mut slopes) = (Vec::new(), Vec::new());
+    let mut want = Vec::new();
     for (row, x) in x.values.chunks(cols).enumerate() {
         let mean = x.iter().map(|v| v * v).sum::<f64>() / cols as f64;
         let factor = |i: usize| match norm {
@@ -77,27 +77,20 @@ fn check_surrounded<B: Backend>(
             sum + if bias { b.values[to] } else { 0.0 }
         };
         for to in 0..outputs {
-            let gated = gate.map(|gate| {
-                let x = product(to);
-                match gate {
-                    Gate::Silu => x / (1.0 + (-x).exp()),
-                    Gate::GeluTanh => {
-                        let inner =
-                            (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
-                        0.5 * x * (1.0 + inner.tanh())
-                    }
+            let y = match gate {
+                None => product(to),
+                Some(Gate::Silu) => {
+                    let gate = product(to);
+                    gate / (1.0 + (-gate).exp()) * product(to + outputs)
                 }
-            });
-            let (y, slope) = match gated {
-                None => (product(to), 1.0),
-                Some(gated) => {
-                    let up = product(to + outputs);
-                    // A gate's curve is never steeper than this.
-                    (gated * up, 1.2 * up.abs() + gated.abs())
+                Some(Gate::GeluTanh) => {
+                    let gate = product(to);
+                    let inner =
+                        (2.0 / std::f64::consts::PI).sqrt() * (gate + 0.044715 * gate.powi(3));
+                    0.5 * gate * (1.0 + inner.tanh()) * product(to + outputs)
                 }
             };
             want.push(y + if add { a.at(&[row, to]) } else { 0.0 });
-            slopes.push(slope);
         }
     }
     let up = |data: &Nd| upload(backend, data, dtype);
@@ -120,20 +113,9 @@ fn check_surrounded<B: Backend>(
         DType::F16 => 4.0 * tolerance(dtype),
         _ => 2.0 * tolerance(dtype),
     };
-    let want = Nd::new([rows, outputs], want);
-    if more == 0.0 {
-        return assert_close(&what, &y, dtype, &want, allowed);
-    }
-    // Of products that are wrong by `more`, each output by as much as it depends on them.
-    let got = download(&y);
-    assert_eq!((y.dtype(), &got.shape), (dtype, &want.shape), "{what}");
-    for ((got, want), slope) in got.values.iter().zip(&want.values).zip(slopes) {
-        let allowed = allowed + more * slope;
-        assert!(
-            (got - want).abs() <= allowed,
-            "{what} {got} for {want}, allowed {allowed}"
-        );
-    }
+    // An error of a gate or its factor comes times the other, which may be a few.
+    let allowed = allowed.max(gate.map_or(more, |_| 4.0 * more));
+    assert_close(&what, &y, dtype, &Nd::new([rows, outputs], want), allowed);
 }
 
 /// `decode_attention`: two tokens one after the other, of one sequence and of several, in caches that
