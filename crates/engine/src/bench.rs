@@ -89,7 +89,7 @@ impl Bench {
     /// Measures it.
     ///
     /// # Errors
-    /// As [`bench`].
+    /// As [`bench()`].
     pub fn measure(&self, settings: &BenchSettings) -> Result<BenchResult> {
         measure(&self.model, self.load, settings)
     }
