@@ -1,7 +1,7 @@
 //! Text to token ids and back, from a `tokenizer.json` or from a GGUF file's own vocabulary.
 //!
-//! Encoding is the tokenizers crate's; decoding is a table of each token's bytes, so that a stream
-//! of tokens costs the same per token however long it gets.
+//! Encoding is the tokenizers crate's, with a byte-pair encoding of our own (`bpe`) in it; decoding is a
+//! table of each token's bytes, so that a stream of tokens costs the same per token however long it gets.
 
 mod bpe;
 pub mod convert;
