@@ -10,7 +10,7 @@ use candle_core::Device;
 use crate::{
     CandleTensor,
     cpu::{Arithmetic, CpuMatrix},
-    fused::{Floats, made, output, row_major},
+    fused::{Floats, made, numbers, output, row_major},
     gpu_matrix::GpuMatrix,
     memory,
     primitives::check_ids,
@@ -133,6 +133,22 @@ impl WeightMatrix for CandleMatrix {
         CpuMatrix::matmul_t_each(&mut each, &x_rows, rows);
         let made = outs.into_iter().map(|(shape, out)| made(op, shape, out));
         made.collect()
+    }
+
+    fn argmax_t(&self, x: &CandleTensor) -> Result<CandleTensor> {
+        let op = "argmax_t";
+        let one_row = x.is_cpu_f32() && x.shape() == Shape::from([1, self.shape[1]]);
+        let place = match &self.form {
+            Form::Cpu(m) if one_row => {
+                let row = row_major(op, x)?;
+                m.largest(&Floats::all(op, &row)?)
+            }
+            _ => None,
+        };
+        match place {
+            Some(place) => numbers(op, Shape::from([1]), vec![place as u32]),
+            None => self.matmul_t(x)?.argmax(),
+        }
     }
 
     fn take_rows(&self, ids: &CandleTensor, dtype: DType) -> Result<CandleTensor> {

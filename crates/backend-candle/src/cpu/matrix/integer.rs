@@ -44,6 +44,14 @@ pub(super) struct Product<'a> {
     pub out: SharedOut,
 }
 
+impl Product<'_> {
+    /// That all words and activations are there.
+    pub fn check(&self) {
+        assert!(self.words.len() == self.layout.panel_words() && self.x.len() == self.at.len());
+        assert!(self.first + self.tokens <= self.at.rows);
+    }
+}
+
 thread_local! {
     /// Room for a panel of bytes, kept from call to call.
     static BYTES: Cell<Vec<u32>> = const { Cell::new(Vec::new()) };
@@ -51,8 +59,7 @@ thread_local! {
 
 /// Multiplies.
 pub(super) fn multiply<C: Quads>(isa: Isa, p: Product<'_>) {
-    assert!(p.words.len() == p.layout.panel_words() && p.x.len() == p.at.len());
-    assert!(p.first + p.tokens <= p.at.rows);
+    p.check();
     if p.tokens <= DIRECT {
         launch(isa, Tokens::<C, false>(p, PhantomData));
         return;
@@ -98,6 +105,7 @@ fn bytes_layout(layout: &Layout) -> Layout {
             ty: ScaleType::F32,
             ..s
         }),
+        apart: false,
         ..*layout
     }
 }
@@ -110,7 +118,7 @@ impl<const BLOCK: usize, const WIDE: bool> Quads for Bytes<BLOCK, WIDE> {
     const BLOCK_WORDS: usize = BLOCK / 4 * PANEL;
     const WIDE: bool = WIDE;
     #[inline(always)]
-    unsafe fn quad<V: Simd>(block: *const u32, q: usize, v: usize) -> V::I {
+    unsafe fn quad<V: Simd>(block: *const u32, _: *const u32, q: usize, v: usize) -> V::I {
         // SAFETY: the caller's contract.
         unsafe { V::load_words(block.add(q * PANEL + v * V::LANES)) }
     }
@@ -131,7 +139,9 @@ impl<C: Quads> Kernel for ToBytes<'_, C> {
         let (from, to) = (self.from, self.to);
         let Some(scaling) = from.scaling else { return };
         let headers = from.header_words() / from.scale_words();
-        let runs = self.words.chunks_exact(from.run_words());
+        let (runs, apart) = self.words.split_at(from.apart_at());
+        let mut low = apart.as_ptr();
+        let runs = runs.chunks_exact(from.run_words());
         let all = self
             .bytes
             .chunks_exact_mut(to.run_words() * from.run_groups());
@@ -156,12 +166,13 @@ impl<C: Quads> Kernel for ToBytes<'_, C> {
                         unroll8!(Q => {
                             if Q < C::QUADS {
                                 for v in 0..vecs::<V>() {
-                                    let quad = C::quad::<V>(block.as_ptr(), Q, v);
+                                    let quad = C::quad::<V>(block.as_ptr(), low, Q, v);
                                     let at = to.as_mut_ptr().add(Q * PANEL + v * V::LANES);
                                     V::store(at.cast(), V::from_bits(quad));
                                 }
                             }
                         });
+                        low = low.wrapping_add(C::LOW_WORDS);
                     }
                 }
             }
@@ -217,7 +228,7 @@ unsafe fn strip<V: Simd, C: Quads, const R: usize, const T: usize>(
 // Plain loops: what a closure calls would not have the instructions.
 #[allow(clippy::needless_range_loop)]
 #[inline(always)]
-unsafe fn tile<V: Simd, C: Quads, const R: usize, const T: usize>(
+pub(super) unsafe fn tile<V: Simd, C: Quads, const R: usize, const T: usize>(
     p: &Product<'_>,
     first: usize,
     token: usize,
@@ -228,7 +239,7 @@ unsafe fn tile<V: Simd, C: Quads, const R: usize, const T: usize>(
     };
     let stored = bias == Bias::Stored;
     let row_words = p.at.row_words();
-    // SAFETY: `multiply` has checked that all words and activations are there.
+    // SAFETY: [`Product::check`] has seen that all words and activations are there.
     unsafe {
         let x = p.x.as_ptr().add((p.first + token) * row_words);
         let mut x = [x; T];
@@ -237,6 +248,8 @@ unsafe fn tile<V: Simd, C: Quads, const R: usize, const T: usize>(
         }
         let mut acc = [[V::splat(0.0); T]; R];
         let mut word = p.words.as_ptr();
+        let mut low = word.add(layout.apart_at());
+        let (low_start, next) = (low, word.add(p.words.len()));
         let mut at = 0;
         let (scale_words, header_words) = (layout.scale_words(), layout.header_words());
         let group_blocks = layout.group / (4 * C::QUADS);
@@ -257,7 +270,14 @@ unsafe fn tile<V: Simd, C: Quads, const R: usize, const T: usize>(
             for _ in 0..group_blocks {
                 if T <= DIRECT && first == 0 {
                     for line in (0..C::BLOCK_WORDS).step_by(LINE) {
-                        prefetch(word.wrapping_add(AHEAD + line));
+                        let mut wanted = word.wrapping_add(AHEAD + line);
+                        if C::SKIPS_LOW && wanted >= low_start {
+                            wanted = next.wrapping_add(wanted.offset_from_unsigned(low_start));
+                        }
+                        prefetch(wanted);
+                    }
+                    for line in (0..C::LOW_WORDS).step_by(LINE) {
+                        prefetch(low.wrapping_add(AHEAD + line));
                     }
                 }
                 let mut sums = [[V::splat_word(0); T]; R];
@@ -273,7 +293,7 @@ unsafe fn tile<V: Simd, C: Quads, const R: usize, const T: usize>(
                     if Q < C::QUADS {
                         let mut codes = [V::splat_word(0); R];
                         for r in 0..R {
-                            codes[r] = C::quad::<V>(word, Q, first + r);
+                            codes[r] = C::quad::<V>(word, low, Q, first + r);
                         }
                         for t in 0..T {
                             let x = V::splat_word(*x[t].add(at + Q));
@@ -308,6 +328,7 @@ unsafe fn tile<V: Simd, C: Quads, const R: usize, const T: usize>(
                     }
                 }
                 word = word.add(C::BLOCK_WORDS);
+                low = low.wrapping_add(C::LOW_WORDS);
                 at += C::QUADS + EXTRA;
             }
         }

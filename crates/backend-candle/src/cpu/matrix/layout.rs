@@ -1,5 +1,6 @@
 use biplane_backend::{DType, Error, GgmlKind, PackedLayout, PackedMatrix, Result};
 
+use super::apart;
 use super::codec::{self, Codec, PANEL};
 
 /// How elements are stored.
@@ -97,7 +98,8 @@ pub(super) struct Scaling {
 /// The matrix is panels of [`PANEL`] rows; a panel is runs of groups; a run is its scales, its biases if
 /// stored, and its groups' blocks. Scales (and biases) are `[PANEL]` of a run of one group, or, where they
 /// are multiples, `[PANEL]` halves and `[groups, PANEL]` bytes of a run of [`SUPER`] elements. Missing rows
-/// and elements are zeros.
+/// and elements are zeros. Where low bits lie apart (see [`apart`]), `[PANEL]` bounds and then they follow the
+/// panel's last run.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Layout {
     pub rows: usize,
@@ -107,6 +109,8 @@ pub(super) struct Layout {
     pub scaling: Option<Scaling>,
     /// Elements of a row in a group.
     pub group: usize,
+    /// Whether blocks hold their codes' high bits alone.
+    pub apart: bool,
 }
 
 impl Layout {
@@ -178,7 +182,24 @@ impl Layout {
             format,
             scaling,
             group,
+            apart: false,
         })
+    }
+
+    /// With low bits apart, if it is a vocabulary's matrix in a format that allows it.
+    pub fn apart_if_tall(self) -> Layout {
+        /// Rows that make reading less worth a second pass, and how many times its columns it has.
+        const ROWS: usize = 16_384;
+        const TALL: usize = 4;
+        let format = matches!(
+            self.format,
+            Format::Codes { bits: 8, block: 32 } | Format::Codes { bits: 6, block: 16 }
+        );
+        let zero = matches!(self.scaling, Some(s) if matches!(s.bias, Bias::ZeroPoint(_)));
+        Layout {
+            apart: format && zero && self.rows >= ROWS && self.rows / TALL >= self.cols,
+            ..self
+        }
     }
 
     /// Number of panels.
@@ -241,7 +262,10 @@ impl Layout {
 
     /// Words of a group's blocks.
     pub fn group_words(&self) -> usize {
-        let block = with_codec!(self.format, C => C::WORDS);
+        let block = match self.apart {
+            true => self.block() * apart::HIGH / 32 * PANEL,
+            false => with_codec!(self.format, C => C::WORDS),
+        };
         self.group_blocks() * block
     }
 
@@ -250,9 +274,29 @@ impl Layout {
         self.header_words() + self.run_groups() * self.group_words()
     }
 
+    /// Words of a panel's runs.
+    pub fn runs_words(&self) -> usize {
+        self.runs() * self.run_words()
+    }
+
+    /// Words of a block's low bits, where they lie apart.
+    pub fn low_words(&self) -> usize {
+        match self.format {
+            Format::Codes { bits, block } if self.apart => {
+                block * (bits - apart::HIGH) / 32 * PANEL
+            }
+            _ => 0,
+        }
+    }
+
+    /// Where a panel's low bits begin, if they lie apart; else its end.
+    pub fn apart_at(&self) -> usize {
+        self.runs_words() + if self.apart { PANEL } else { 0 }
+    }
+
     /// Words of a panel.
     pub fn panel_words(&self) -> usize {
-        self.runs() * self.run_words()
+        self.apart_at() + self.blocks() * self.low_words()
     }
 }
 

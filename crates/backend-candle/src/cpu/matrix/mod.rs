@@ -1,9 +1,11 @@
 //! Weight matrices, dense and quantized, packed for the CPU.
 
 mod activations;
+mod apart;
 mod codec;
 mod integer;
 mod kernels;
+mod largest;
 mod layout;
 mod pack;
 mod rounded;
@@ -23,6 +25,7 @@ use super::pool::{self, Ahead};
 use super::simd::{Isa, launch};
 use super::{SharedOut, for_row_chunks};
 use activations::{Arrangement, arrange};
+use apart::with_apart;
 use codec::{Codec, PANEL};
 use kernels::{Gemv, Product, gemm};
 use layout::{Bias, Format, Layout, with_codec, with_codes};
@@ -216,7 +219,11 @@ impl Part<'_> {
                 tokens: self.tokens.min(self.at.rows - token),
                 out: self.out,
             };
-            with_codes!(bits, block, C => integer::multiply::<C>(isa, product));
+            if layout.apart {
+                with_apart!(Apart, layout.format, C => integer::multiply::<C>(isa, product));
+            } else {
+                with_codes!(bits, block, C => integer::multiply::<C>(isa, product));
+            }
         }
     }
 }
@@ -233,7 +240,10 @@ impl CpuMatrix {
         taken: &(dyn Fn(Range<usize>) + Sync),
     ) -> Result<CpuMatrix> {
         m.validate()?;
-        let layout = Layout::of(m)?;
+        let layout = match (Layout::of(m)?, arithmetic) {
+            (layout, Arithmetic::Rounded) => layout.apart_if_tall(),
+            (layout, Arithmetic::Exact) => layout,
+        };
         let data = pack::pack(m, &layout, taken)?;
         Ok(CpuMatrix {
             inner: Arc::new(Packed {
@@ -383,16 +393,27 @@ impl CpuMatrix {
     fn row(&self, row: usize, out: &mut [f32]) {
         let layout = &self.inner.layout;
         let (panel, lane) = (self.panel(row / PANEL), row % PANEL);
-        let runs = panel.chunks_exact(layout.run_words());
+        let (panel, low) = panel.split_at(layout.apart_at());
+        let mut low = low.chunks_exact(layout.low_words().max(1));
+        let runs = panel[..layout.runs_words()].chunks_exact(layout.run_words());
         let groups = runs.flat_map(|run| {
             let groups = run[layout.header_words()..].chunks_exact(layout.group_words());
             groups.enumerate().map(move |(g, blocks)| (run, g, blocks))
         });
         with_codec!(layout.format, C => {
             for ((run, g, blocks), out) in groups.zip(out.chunks_mut(layout.group)) {
-                for (block, out) in blocks.chunks_exact(C::WORDS).zip(out.chunks_mut(C::BLOCK)) {
-                    for (k, out) in out.iter_mut().enumerate() {
-                        *out = C::get(block, k, lane);
+                if layout.apart {
+                    let low = low.next().unwrap_or_default();
+                    with_apart!(Apart, layout.format, A => {
+                        for (k, out) in out.iter_mut().enumerate() {
+                            *out = f32::from(A::get(blocks, low, k, lane));
+                        }
+                    });
+                } else {
+                    for (block, out) in blocks.chunks_exact(C::WORDS).zip(out.chunks_mut(C::BLOCK)) {
+                        for (k, out) in out.iter_mut().enumerate() {
+                            *out = C::get(block, k, lane);
+                        }
                     }
                 }
                 let Some(scaling) = layout.scaling else { continue };

@@ -7,6 +7,7 @@ use half::{bf16, f16};
 use crate::cpu::pool;
 
 use super::Line;
+use super::apart::{self, with_apart};
 use super::codec::{Codec, PANEL, Quads, halves_mut};
 use super::layout::{Bias, Format, Layout, ScaleType, Scaling, with_codec, with_codes};
 
@@ -118,6 +119,8 @@ fn pack_panel(
     let (groups, run_groups) = (layout.groups(), layout.run_groups());
     let (run_words, group_words) = (layout.run_words(), layout.group_words());
     let (header_words, scale_words) = (layout.header_words(), layout.scale_words());
+    let (words, low) = words.split_at_mut(layout.runs_words());
+    let low_words = layout.group_blocks() * layout.low_words();
     // Group by group for all lanes: a group's words stay in the cache.
     for group in 0..groups {
         let run = &mut words[group / run_groups * run_words..][..run_words];
@@ -142,9 +145,28 @@ fn pack_panel(
         }
         let blocks = &mut run[header_words + group % run_groups * group_words..][..group_words];
         let codes = &canonical.codes[group * layout.group..];
+        if layout.apart {
+            let low = &mut low[PANEL + group * low_words..][..low_words];
+            with_apart!(Apart, layout.format, C => {
+                for (lane, codes) in codes.chunks(layout.cols).enumerate() {
+                    let (quads, _) = codes[..layout.group].as_chunks::<4>();
+                    for (q, codes) in quads.iter().enumerate() {
+                        C::set_quad(blocks, low, q, lane, u32::from_le_bytes(*codes));
+                    }
+                }
+            });
+            continue;
+        }
         with_codes!(bits, block, C => {
             store_codes(blocks, C::BLOCK_WORDS, C::set_quad, codes, layout.cols, 4 * C::QUADS);
         });
+    }
+    if layout.apart {
+        for (lane, kept) in low[..PANEL].iter_mut().enumerate().take(rows.len()) {
+            let codes = &canonical.codes[lane * layout.cols..][..layout.cols];
+            let scales = &canonical.scales[lane * groups..][..groups];
+            *kept = apart::bound(bits, layout.group, codes, scales).to_bits();
+        }
     }
     if let (PackedLayout::Ggml { kind, blocks }, Some(scaling)) = (m.layout, layout.scaling)
         && scaling.ty == ScaleType::Multiple

@@ -455,3 +455,64 @@ fn malformed_matrices_are_errors() {
         Err(Error::Weight { .. })
     ));
 }
+
+#[test]
+fn the_largest_output_is_where_the_whole_product_has_it() {
+    for (kind, cols) in [(GgmlKind::Q8_0, 64), (GgmlKind::Q6K, 256)] {
+        let case = Case::ggml(kind, 16_384 + 7, cols);
+        let matrix = CpuMatrix::pack(&case.packed(), Arithmetic::Rounded, &|_| {}).unwrap();
+        assert!(matrix.inner.layout.apart);
+        let rows = matrix.shape()[0];
+        let mut noise = Noise(3);
+
+        // What lies apart changes no value and no bit of a product.
+        let mut values = vec![0.0; rows * cols];
+        matrix.dequantize(&mut values);
+        assert!(bits(&values) == bits(&case.values()), "{kind:?}");
+        let Source::Ggml(_, blocks) = &case.source else {
+            panic!("{:?}", case.source)
+        };
+        let size = 40 * cols / kind.block_len() * kind.block_bytes();
+        let few = Case {
+            shape: [40, cols],
+            source: Source::Ggml(kind, blocks[..size].to_vec()),
+        };
+        let few_matrix = CpuMatrix::pack(&few.packed(), Arithmetic::Rounded, &|_| {}).unwrap();
+        assert!(!few_matrix.inner.layout.apart);
+        for &isa in Isa::available() {
+            for tokens in [1, 2, 3, 7] {
+                let x = noise.floats(tokens * cols);
+                let (mut all, mut some) = (vec![0.0; tokens * rows], vec![0.0; tokens * 40]);
+                matrix.matmul_t_with(isa, &x, tokens, &mut all);
+                few_matrix.matmul_t_with(isa, &x, tokens, &mut some);
+                for (all, some) in all.chunks(rows).zip(some.chunks(40)) {
+                    assert_eq!(bits(&all[..40]), bits(some), "{kind:?} {}", isa.name());
+                }
+            }
+        }
+
+        let mut xs: Vec<Vec<f32>> = (0..12).map(|_| noise.floats(cols)).collect();
+        // Rows of the matrix itself, which one output then sticks out of.
+        for row in [0, 31, rows - 1] {
+            let mut x = vec![0.0; cols];
+            matrix.row(row, &mut x);
+            xs.push(x);
+        }
+        xs.push(vec![0.0; cols]); // all outputs are equal
+        for x in &xs {
+            for &isa in Isa::available() {
+                let mut out = vec![0.0; rows];
+                matrix.matmul_t_with(isa, x, 1, &mut out);
+                let want = crate::cpu::argmax(&out);
+                assert_eq!(
+                    matrix.largest_with(isa, x),
+                    Some(want),
+                    "{kind:?} {}",
+                    isa.name()
+                );
+            }
+        }
+        xs[0][5] = f32::NAN;
+        assert_eq!(matrix.largest(&xs[0]), None);
+    }
+}
