@@ -3,7 +3,8 @@
 use std::{ops::Range, sync::Arc};
 
 use biplane_backend::{
-    DType, Error, PackedMatrix, Result, Shape, Tensor, WeightMatrix, defaults::require_float,
+    Around, DType, Error, PackedMatrix, Result, Shape, Tensor, WeightMatrix,
+    defaults::{self, require_float},
 };
 use candle_core::Device;
 
@@ -135,19 +136,43 @@ impl WeightMatrix for CandleMatrix {
         made.collect()
     }
 
+    fn matmul_t_with(
+        &self,
+        x: &CandleTensor,
+        around: &Around<'_, CandleTensor>,
+    ) -> Result<CandleTensor> {
+        let op = "matmul_t_with";
+        let (Form::Cpu(m), true, Some(add)) = (&self.form, x.is_cpu_f32(), around.add) else {
+            return defaults::matmul_t_with(self, x, around);
+        };
+        // A residual is added where the product is: one tensor less, and they are small ones.
+        let shape = x
+            .shape()
+            .with_dim(op, x.shape().rank().saturating_sub(1), self.shape[0])?;
+        let alone = around.norm.is_none() && around.bias.is_none() && around.gate.is_none();
+        let fits = x.shape().last(op)? == self.shape[1] && add.shape() == shape && add.is_cpu_f32();
+        if !alone || !fits || x.shape().numel() == 0 {
+            return defaults::matmul_t_with(self, x, around);
+        }
+        let (rows, to) = (row_major(op, x)?, row_major(op, add)?);
+        let (rows, to) = (Floats::all(op, &rows)?, Floats::all(op, &to)?);
+        output(op, shape, |out| {
+            m.matmul_t(&rows, rows.len() / self.shape[1], out);
+            out.iter_mut()
+                .zip(to.iter())
+                .for_each(|(out, to)| *out += to);
+        })
+    }
+
     fn argmax_t(&self, x: &CandleTensor) -> Result<CandleTensor> {
         let op = "argmax_t";
-        let one_row = x.is_cpu_f32() && x.shape() == Shape::from([1, self.shape[1]]);
-        let place = match &self.form {
-            Form::Cpu(m) if one_row => {
+        match &self.form {
+            Form::Cpu(m) if x.is_cpu_f32() && x.shape() == Shape::from([1, self.shape[1]]) => {
                 let row = row_major(op, x)?;
-                m.largest(&Floats::all(op, &row)?)
+                let place = m.largest(&Floats::all(op, &row)?);
+                numbers(op, Shape::from([1]), vec![place as u32])
             }
-            _ => None,
-        };
-        match place {
-            Some(place) => numbers(op, Shape::from([1]), vec![place as u32]),
-            None => self.matmul_t(x)?.argmax(),
+            _ => self.matmul_t(x)?.argmax(),
         }
     }
 

@@ -5,7 +5,8 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::{
-    CacheSpec, Result, Step, Weights, checkpoint::GgufMetadata, gguf_names::GgufNames, layers::Linear,
+    CacheSpec, Result, Step, Weights, checkpoint::GgufMetadata, gguf_names::GgufNames,
+    layers::Linear,
 };
 
 /// A model that runs: its weights on a device, and the forward pass.

@@ -15,7 +15,7 @@ use crate::cpu::simd::{Isa, Kernel, Simd, launch, prefetch};
 
 use super::codec::{PANEL, Quads, unroll8, vecs};
 use super::kernels::load_scale;
-use super::layout::{Bias, Format, Layout, ScaleType, Scaling};
+use super::layout::{Bias, Layout, Scaling};
 use super::rounded::{EXTRA, Rounding};
 
 /// Most tokens that codes are taken out of their words for directly; for more, a panel's codes are
@@ -64,7 +64,7 @@ pub(super) fn multiply<C: Quads>(isa: Isa, p: Product<'_>) {
         launch(isa, Tokens::<C, false>(p, PhantomData));
         return;
     }
-    let bytes = bytes_layout(p.layout);
+    let bytes = p.layout.as_bytes();
     let mut room = BYTES.take();
     if room.len() < bytes.panel_words() {
         room.resize(bytes.panel_words(), 0);
@@ -92,22 +92,6 @@ pub(super) fn multiply<C: Quads>(isa: Isa, p: Product<'_>) {
         (_, true) => launch(isa, Tokens::<Bytes<32, true>, true>(p, PhantomData)),
     }
     BYTES.set(room);
-}
-
-/// The layout of the same matrix with a byte a code and scales in `f32`.
-fn bytes_layout(layout: &Layout) -> Layout {
-    Layout {
-        format: Format::Codes {
-            bits: 8,
-            block: layout.block(),
-        },
-        scaling: layout.scaling.map(|s| Scaling {
-            ty: ScaleType::F32,
-            ..s
-        }),
-        apart: false,
-        ..*layout
-    }
 }
 
 /// A byte a code; whether any is 64 or more is known of where they come from.
@@ -252,7 +236,7 @@ pub(super) unsafe fn tile<V: Simd, C: Quads, const R: usize, const T: usize>(
         let (low_start, next) = (low, word.add(p.words.len()));
         let mut at = 0;
         let (scale_words, header_words) = (layout.scale_words(), layout.header_words());
-        let group_blocks = layout.group / (4 * C::QUADS);
+        let group_blocks = layout.group_blocks();
         let run_groups = layout.run_groups();
         let mut run = word;
         let mut g = run_groups;

@@ -7,13 +7,14 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::cpu::elementwise::argmax;
 use crate::cpu::simd::{Isa, Kernel, Simd, launch};
 use crate::cpu::{SharedOut, pool};
 
 use super::apart::{middle, with_apart};
 use super::codec::{PANEL, Quads, vecs};
 use super::integer::{Product, multiply, tile};
-use super::layout::{Format, Layout};
+use super::layout::Format;
 use super::rounded::{EXTRA, Rounding, round};
 use super::{CpuMatrix, LAST, SCRATCH, room};
 
@@ -66,35 +67,36 @@ impl Largest {
 
 impl CpuMatrix {
     /// Where the largest of the outputs of one row `x [in]` is, the lowest place among equals, as in what
-    /// [`Self::matmul_t`] gives; `None` where only that can tell.
+    /// [`Self::matmul_t`] gives.
     ///
     /// # Panics
     /// When `x` has another length.
-    pub fn largest(&self, x: &[f32]) -> Option<usize> {
+    pub fn largest(&self, x: &[f32]) -> usize {
         self.largest_with(Isa::get(), x)
     }
 
-    pub(super) fn largest_with(&self, isa: Isa, x: &[f32]) -> Option<usize> {
+    pub(super) fn largest_with(&self, isa: Isa, x: &[f32]) -> usize {
         let layout = &self.inner.layout;
-        if !layout.apart {
-            return None;
-        }
         assert_eq!(x.len(), layout.cols, "x is [in]");
-        let mut scratch = SCRATCH.take();
         let mut outputs = OUTPUTS.take();
-        let found = self.search(isa, x, &mut scratch, &mut outputs);
-        SCRATCH.set(scratch);
+        if outputs.len() < layout.rows {
+            outputs.resize(layout.rows, 0.0);
+        }
+        let outputs_here = &mut outputs[..layout.rows];
+        let found = match layout.apart {
+            true => self.search(isa, x, outputs_here),
+            false => None,
+        };
+        let found = found.unwrap_or_else(|| {
+            self.matmul_t_with(isa, x, 1, outputs_here);
+            argmax(outputs_here)
+        });
         OUTPUTS.set(outputs);
         found
     }
 
-    fn search(
-        &self,
-        isa: Isa,
-        x: &[f32],
-        scratch: &mut Vec<u32>,
-        outputs: &mut Vec<f32>,
-    ) -> Option<usize> {
+    /// As [`Self::largest`], of a matrix whose low bits lie apart; `None` where that does not work.
+    fn search(&self, isa: Isa, x: &[f32], outputs: &mut [f32]) -> Option<usize> {
         /// Panels of a task: tens of microseconds, and a few.
         const PANELS: usize = 32;
         let layout = &self.inner.layout;
@@ -103,13 +105,14 @@ impl CpuMatrix {
         };
         let at = Rounding::new(layout, 1);
         let coarse_at = at.with_zero_less(middle(bits));
-        let (whole, coarse) = room(scratch, 2 * at.len()).split_at_mut(at.len());
+        let mut scratch = SCRATCH.take();
+        let (whole, coarse) = room(&mut scratch, 2 * at.len()).split_at_mut(at.len());
         round(isa, &at, x, whole);
         round(isa, &coarse_at, x, coarse);
-        let length = length(&at, whole)?;
-        if outputs.len() < layout.panels() * PANEL {
-            outputs.resize(layout.panels() * PANEL, 0.0);
-        }
+        let Some(length) = length(&at, whole) else {
+            SCRATCH.set(scratch);
+            return None;
+        };
         let out = SharedOut(outputs.as_mut_ptr());
         let product = |panel, at, x| Product {
             layout,
@@ -170,6 +173,7 @@ impl CpuMatrix {
                 refine(panel, found.value());
             }
         });
+        SCRATCH.set(scratch);
         found.place()
     }
 }

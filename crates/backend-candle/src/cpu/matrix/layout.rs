@@ -111,6 +111,22 @@ pub(super) struct Layout {
     pub group: usize,
     /// Whether blocks hold their codes' high bits alone.
     pub apart: bool,
+    sizes: Sizes,
+}
+
+/// What follows from the rest of a [`Layout`], computed once: kernels ask for every panel.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sizes {
+    panels: usize,
+    groups: usize,
+    block: usize,
+    group_blocks: usize,
+    run_groups: usize,
+    runs: usize,
+    scale_words: usize,
+    header_words: usize,
+    group_words: usize,
+    low_words: usize,
 }
 
 impl Layout {
@@ -183,7 +199,9 @@ impl Layout {
             scaling,
             group,
             apart: false,
-        })
+            sizes: Sizes::default(),
+        }
+        .sized())
     }
 
     /// With low bits apart, if it is a vocabulary's matrix in a format that allows it.
@@ -200,26 +218,68 @@ impl Layout {
             apart: format && zero && self.rows >= ROWS && self.rows / TALL >= self.cols,
             ..self
         }
+        .sized()
+    }
+
+    /// With the sizes that the other fields ask for.
+    fn sized(mut self) -> Layout {
+        let (block, block_words) = with_codec!(self.format, C => (C::BLOCK, C::WORDS));
+        let groups = self.cols.div_ceil(self.group);
+        let group_blocks = self.group / block;
+        let ty = self.scaling.map(|s| s.ty);
+        let run_groups = match ty {
+            Some(ScaleType::Multiple) => SUPER / self.group,
+            _ => 1,
+        };
+        let scale_words = match ty {
+            None => 0,
+            Some(ScaleType::F32) => PANEL,
+            Some(ScaleType::F16 | ScaleType::BF16) => PANEL / 2,
+            Some(ScaleType::Multiple) => PANEL / 2 + run_groups * (PANEL / 4),
+        };
+        let (block_words, low_words) = match self.format {
+            Format::Codes { bits, .. } if self.apart => {
+                let words = |bits| block * bits / 32 * PANEL;
+                (words(apart::HIGH), words(bits - apart::HIGH))
+            }
+            _ => (block_words, 0),
+        };
+        self.sizes = Sizes {
+            panels: self.rows.div_ceil(PANEL),
+            groups,
+            block,
+            group_blocks,
+            run_groups,
+            runs: groups.div_ceil(run_groups),
+            scale_words,
+            header_words: match self.scaling.map(|s| s.bias) {
+                Some(Bias::Stored) => 2 * scale_words,
+                _ => scale_words,
+            },
+            group_words: group_blocks * block_words,
+            low_words,
+        };
+        self
     }
 
     /// Number of panels.
     pub fn panels(&self) -> usize {
-        self.rows.div_ceil(PANEL)
+        self.sizes.panels
     }
 
     /// Number of groups of a row.
     pub fn groups(&self) -> usize {
-        self.cols.div_ceil(self.group)
+        self.sizes.groups
     }
 
     /// Elements of a row in a block.
     pub fn block(&self) -> usize {
-        with_codec!(self.format, C => C::BLOCK)
+        self.sizes.block
     }
 
     /// Blocks of a group.
     pub fn group_blocks(&self) -> usize {
-        self.group / self.block()
+        self.sizes.group_blocks
     }
 
     /// Blocks of a row.
@@ -229,44 +289,27 @@ impl Layout {
 
     /// Groups of a run.
     pub fn run_groups(&self) -> usize {
-        match self.scaling.map(|s| s.ty) {
-            Some(ScaleType::Multiple) => SUPER / self.group,
-            _ => 1,
-        }
+        self.sizes.run_groups
     }
 
     /// Number of runs of a row.
     pub fn runs(&self) -> usize {
-        self.groups().div_ceil(self.run_groups())
+        self.sizes.runs
     }
 
     /// Words of a panel's scales of one run.
     pub fn scale_words(&self) -> usize {
-        match self.scaling.map(|s| s.ty) {
-            None => 0,
-            Some(ScaleType::F32) => PANEL,
-            Some(ScaleType::F16 | ScaleType::BF16) => PANEL / 2,
-            Some(ScaleType::Multiple) => PANEL / 2 + self.run_groups() * (PANEL / 4),
-        }
+        self.sizes.scale_words
     }
 
     /// Words before a run's first block.
     pub fn header_words(&self) -> usize {
-        match self.scaling {
-            Some(Scaling {
-                bias: Bias::Stored, ..
-            }) => 2 * self.scale_words(),
-            _ => self.scale_words(),
-        }
+        self.sizes.header_words
     }
 
     /// Words of a group's blocks.
     pub fn group_words(&self) -> usize {
-        let block = match self.apart {
-            true => self.block() * apart::HIGH / 32 * PANEL,
-            false => with_codec!(self.format, C => C::WORDS),
-        };
-        self.group_blocks() * block
+        self.sizes.group_words
     }
 
     /// Words of a run of a panel.
@@ -281,12 +324,7 @@ impl Layout {
 
     /// Words of a block's low bits, where they lie apart.
     pub fn low_words(&self) -> usize {
-        match self.format {
-            Format::Codes { bits, block } if self.apart => {
-                block * (bits - apart::HIGH) / 32 * PANEL
-            }
-            _ => 0,
-        }
+        self.sizes.low_words
     }
 
     /// Where a panel's low bits begin, if they lie apart; else its end.
@@ -297,6 +335,23 @@ impl Layout {
     /// Words of a panel.
     pub fn panel_words(&self) -> usize {
         self.apart_at() + self.blocks() * self.low_words()
+    }
+
+    /// The layout of the same matrix with a byte a code and scales in `f32`.
+    pub fn as_bytes(&self) -> Layout {
+        Layout {
+            format: Format::Codes {
+                bits: 8,
+                block: self.block(),
+            },
+            scaling: self.scaling.map(|s| Scaling {
+                ty: ScaleType::F32,
+                ..s
+            }),
+            apart: false,
+            ..*self
+        }
+        .sized()
     }
 }
 

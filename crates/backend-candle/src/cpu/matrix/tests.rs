@@ -504,15 +504,10 @@ fn the_largest_output_is_where_the_whole_product_has_it() {
                 let mut out = vec![0.0; rows];
                 matrix.matmul_t_with(isa, x, 1, &mut out);
                 let want = crate::cpu::argmax(&out);
-                assert_eq!(
-                    matrix.largest_with(isa, x),
-                    Some(want),
-                    "{kind:?} {}",
-                    isa.name()
-                );
+                assert_eq!(matrix.largest_with(isa, x), want, "{kind:?} {}", isa.name());
             }
         }
-        xs[0][5] = f32::NAN;
-        assert_eq!(matrix.largest(&xs[0]), None);
+        xs[0][5] = f32::NAN; // no output is a number
+        assert_eq!(matrix.largest(&xs[0]), 0);
     }
 }
