@@ -49,7 +49,6 @@ impl<const BITS: usize, const BLOCK: usize> Quads for Coarse<BITS, BLOCK> {
     const QUADS: usize = BLOCK / 4;
     const BLOCK_WORDS: usize = BLOCK * HIGH / 32 * PANEL;
     const WIDE: bool = BITS == 8;
-    const SKIPS_LOW: bool = true;
 
     #[inline(always)]
     unsafe fn quad<V: Simd>(block: *const u32, _: *const u32, q: usize, v: usize) -> V::I {

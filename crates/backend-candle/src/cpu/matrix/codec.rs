@@ -89,8 +89,6 @@ pub(super) trait Quads {
     const WIDE: bool;
     /// Words of a block's low bits where those lie apart; see [`super::apart`].
     const LOW_WORDS: usize = 0;
-    /// Whether what lies apart is not read.
-    const SKIPS_LOW: bool = false;
 
     /// Codes `4·q` to `4·q + 3` of the rows of vector `v`, a byte each.
     ///

@@ -34,6 +34,8 @@ pub(super) struct Product<'a> {
     pub panel: usize,
     /// The panel's words.
     pub words: &'a [u32],
+    /// Those that lie apart.
+    pub low: &'a [u32],
     pub at: &'a Rounding,
     /// All rounded activations.
     pub x: &'a [u32],
@@ -48,6 +50,7 @@ impl Product<'_> {
     /// That all words and activations are there.
     pub fn check(&self) {
         assert!(self.words.len() == self.layout.panel_words() && self.x.len() == self.at.len());
+        assert!(self.low.len() == self.layout.apart_words());
         assert!(self.first + self.tokens <= self.at.rows);
     }
 }
@@ -75,6 +78,7 @@ pub(super) fn multiply<C: Quads>(isa: Isa, p: Product<'_>) {
         ToBytes::<C> {
             from: p.layout,
             words: p.words,
+            low: p.low,
             to: &bytes,
             bytes: words,
             codec: PhantomData,
@@ -83,6 +87,7 @@ pub(super) fn multiply<C: Quads>(isa: Isa, p: Product<'_>) {
     let p = Product {
         layout: &bytes,
         words,
+        low: &[],
         ..p
     };
     match (C::QUADS, C::WIDE) {
@@ -112,6 +117,7 @@ impl<const BLOCK: usize, const WIDE: bool> Quads for Bytes<BLOCK, WIDE> {
 struct ToBytes<'a, C> {
     from: &'a Layout,
     words: &'a [u32],
+    low: &'a [u32],
     to: &'a Layout,
     bytes: &'a mut [u32],
     codec: PhantomData<C>,
@@ -123,9 +129,8 @@ impl<C: Quads> Kernel for ToBytes<'_, C> {
         let (from, to) = (self.from, self.to);
         let Some(scaling) = from.scaling else { return };
         let headers = from.header_words() / from.scale_words();
-        let (runs, apart) = self.words.split_at(from.apart_at());
-        let mut low = apart.as_ptr();
-        let runs = runs.chunks_exact(from.run_words());
+        let mut low = self.low.as_ptr();
+        let runs = self.words[..from.runs_words()].chunks_exact(from.run_words());
         let all = self
             .bytes
             .chunks_exact_mut(to.run_words() * from.run_groups());
@@ -232,8 +237,7 @@ pub(super) unsafe fn tile<V: Simd, C: Quads, const R: usize, const T: usize>(
         }
         let mut acc = [[V::splat(0.0); T]; R];
         let mut word = p.words.as_ptr();
-        let mut low = word.add(layout.apart_at());
-        let (low_start, next) = (low, word.add(p.words.len()));
+        let mut low = p.low.as_ptr();
         let mut at = 0;
         let (scale_words, header_words) = (layout.scale_words(), layout.header_words());
         let group_blocks = layout.group_blocks();
@@ -254,11 +258,7 @@ pub(super) unsafe fn tile<V: Simd, C: Quads, const R: usize, const T: usize>(
             for _ in 0..group_blocks {
                 if T <= DIRECT && first == 0 {
                     for line in (0..C::BLOCK_WORDS).step_by(LINE) {
-                        let mut wanted = word.wrapping_add(AHEAD + line);
-                        if C::SKIPS_LOW && wanted >= low_start {
-                            wanted = next.wrapping_add(wanted.offset_from_unsigned(low_start));
-                        }
-                        prefetch(wanted);
+                        prefetch(word.wrapping_add(AHEAD + line));
                     }
                     for line in (0..C::LOW_WORDS).step_by(LINE) {
                         prefetch(low.wrapping_add(AHEAD + line));

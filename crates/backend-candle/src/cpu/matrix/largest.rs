@@ -118,6 +118,7 @@ impl CpuMatrix {
             layout,
             panel,
             words: self.panel(panel),
+            low: self.low(panel),
             at,
             x,
             first: 0,

@@ -98,8 +98,8 @@ pub(super) struct Scaling {
 /// The matrix is panels of [`PANEL`] rows; a panel is runs of groups; a run is its scales, its biases if
 /// stored, and its groups' blocks. Scales (and biases) are `[PANEL]` of a run of one group, or, where they
 /// are multiples, `[PANEL]` halves and `[groups, PANEL]` bytes of a run of [`SUPER`] elements. Missing rows
-/// and elements are zeros. Where low bits lie apart (see [`apart`]), `[PANEL]` bounds and then they follow the
-/// panel's last run.
+/// and elements are zeros. Where low bits lie apart (see [`apart`]), they follow the last panel, in the order
+/// of panels and blocks, and every panel ends with `[PANEL]` bounds.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Layout {
     pub rows: usize,
@@ -327,14 +327,14 @@ impl Layout {
         self.sizes.low_words
     }
 
-    /// Where a panel's low bits begin, if they lie apart; else its end.
-    pub fn apart_at(&self) -> usize {
+    /// Words of a panel, without what lies apart.
+    pub fn panel_words(&self) -> usize {
         self.runs_words() + if self.apart { PANEL } else { 0 }
     }
 
-    /// Words of a panel.
-    pub fn panel_words(&self) -> usize {
-        self.apart_at() + self.blocks() * self.low_words()
+    /// Words of a panel that lie apart.
+    pub fn apart_words(&self) -> usize {
+        self.blocks() * self.low_words()
     }
 
     /// The layout of the same matrix with a byte a code and scales in `f32`.

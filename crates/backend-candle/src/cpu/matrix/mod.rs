@@ -213,6 +213,7 @@ impl Part<'_> {
                 layout,
                 panel,
                 words: self.matrix.panel(panel),
+                low: self.matrix.low(panel),
                 at: &self.at,
                 x: &x[self.start..][..self.at.len()],
                 first: token,
@@ -389,12 +390,21 @@ impl CpuMatrix {
         &bytemuck::cast_slice::<Line, u32>(&self.inner.data)[panel * n..][..n]
     }
 
+    /// What of a panel lies apart.
+    fn low(&self, panel: usize) -> &[u32] {
+        let layout = &self.inner.layout;
+        let n = layout.apart_words();
+        let start = layout.panels() * layout.panel_words() + panel * n;
+        &bytemuck::cast_slice::<Line, u32>(&self.inner.data)[start..][..n]
+    }
+
     /// One row's values.
     fn row(&self, row: usize, out: &mut [f32]) {
         let layout = &self.inner.layout;
         let (panel, lane) = (self.panel(row / PANEL), row % PANEL);
-        let (panel, low) = panel.split_at(layout.apart_at());
-        let mut low = low.chunks_exact(layout.low_words().max(1));
+        let mut low = self
+            .low(row / PANEL)
+            .chunks_exact(layout.low_words().max(1));
         let runs = panel[..layout.runs_words()].chunks_exact(layout.run_words());
         let groups = runs.flat_map(|run| {
             let groups = run[layout.header_words()..].chunks_exact(layout.group_words());

@@ -23,8 +23,12 @@ pub(super) fn pack(
     layout: &Layout,
     taken: &(dyn Fn(Range<usize>) + Sync),
 ) -> Result<Vec<Line>> {
-    let panel = layout.panel_words() / (size_of::<Line>() / 4);
-    let lines = panel.saturating_mul(layout.panels());
+    let lines_of = |words| words / (size_of::<Line>() / 4);
+    let (panel, low) = (
+        lines_of(layout.panel_words()),
+        lines_of(layout.apart_words()),
+    );
+    let lines = (panel + low).saturating_mul(layout.panels());
     let mut data = Vec::<Line>::new();
     data.try_reserve_exact(lines)
         .map_err(|_| Error::OutOfMemory {
@@ -41,16 +45,22 @@ pub(super) fn pack(
     let failed = Mutex::new(None);
     {
         // One lock for each piece lets tasks write their own without unsafe code.
-        let pieces: Vec<Mutex<&mut [MaybeUninit<Line>]>> = data.spare_capacity_mut()[..lines]
+        let all = &mut data.spare_capacity_mut()[..lines];
+        let (panels, apart) = all.split_at_mut(panel * layout.panels());
+        let mut apart = apart.chunks_mut((chunk * low).max(1));
+        let pieces: Vec<_> = panels
             .chunks_mut(chunk * panel)
-            .map(Mutex::new)
+            .map(|panels| Mutex::new((panels, apart.next().unwrap_or_default())))
             .collect();
         pool::parallel_for(pieces.len(), |i| {
             let mut piece = pieces[i].lock().unwrap_or_else(|e| e.into_inner());
+            let (panels, apart) = &mut *piece;
+            let mut apart = apart.chunks_exact_mut(low.max(1));
             let first = i * chunk * PANEL;
-            for (i, lines) in piece.chunks_exact_mut(panel).enumerate() {
+            for (i, lines) in panels.chunks_exact_mut(panel).enumerate() {
                 let words = bytemuck::cast_slice_mut(zeroed(lines));
-                if let Err(e) = pack_panel(m, layout, first + i * PANEL, words) {
+                let low = bytemuck::cast_slice_mut(zeroed(apart.next().unwrap_or_default()));
+                if let Err(e) = pack_panel(m, layout, first + i * PANEL, words, low) {
                     failed
                         .lock()
                         .unwrap_or_else(|e| e.into_inner())
@@ -78,12 +88,13 @@ fn zeroed(lines: &mut [MaybeUninit<Line>]) -> &mut [Line] {
     unsafe { &mut *(std::ptr::from_mut(lines) as *mut [Line]) }
 }
 
-/// Packs the rows from `first` on into one panel of zeros.
+/// Packs the rows from `first` on into one panel of zeros, `low` being what of it lies apart.
 fn pack_panel(
     m: &PackedMatrix<'_>,
     layout: &Layout,
     first: usize,
     words: &mut [u32],
+    low: &mut [u32],
 ) -> Result<()> {
     let rows = first..layout.rows.min(first + PANEL);
     if let PackedLayout::Dense { bytes, .. } = m.layout {
@@ -119,7 +130,7 @@ fn pack_panel(
     let (groups, run_groups) = (layout.groups(), layout.run_groups());
     let (run_words, group_words) = (layout.run_words(), layout.group_words());
     let (header_words, scale_words) = (layout.header_words(), layout.scale_words());
-    let (words, low) = words.split_at_mut(layout.runs_words());
+    let (words, bounds) = words.split_at_mut(layout.runs_words());
     let low_words = layout.group_blocks() * layout.low_words();
     // Group by group for all lanes: a group's words stay in the cache.
     for group in 0..groups {
@@ -146,7 +157,7 @@ fn pack_panel(
         let blocks = &mut run[header_words + group % run_groups * group_words..][..group_words];
         let codes = &canonical.codes[group * layout.group..];
         if layout.apart {
-            let low = &mut low[PANEL + group * low_words..][..low_words];
+            let low = &mut low[group * low_words..][..low_words];
             with_apart!(Apart, layout.format, C => {
                 for (lane, codes) in codes.chunks(layout.cols).enumerate() {
                     let (quads, _) = codes[..layout.group].as_chunks::<4>();
@@ -162,7 +173,7 @@ fn pack_panel(
         });
     }
     if layout.apart {
-        for (lane, kept) in low[..PANEL].iter_mut().enumerate().take(rows.len()) {
+        for (lane, kept) in bounds.iter_mut().enumerate().take(rows.len()) {
             let codes = &canonical.codes[lane * layout.cols..][..layout.cols];
             let scales = &canonical.scales[lane * groups..][..groups];
             *kept = apart::bound(bits, layout.group, codes, scales).to_bits();
