@@ -1,129 +1,143 @@
-//! Codes whose low bits lie apart from the high ones, so that what the high ones decide needs no others.
+//! 8-bit codes whose low bits lie apart from the high ones, so that what the high ones decide needs no others.
 //!
 //! Of a vocabulary's matrix often only the largest output is wanted. The [`HIGH`] high bits of the codes
 //! tell it to within a bound: with `low` the part of a row that they leave out, the Cauchy-Schwarz
 //! inequality has `|low · x| <= |low| · |x|`, and [`bound`] is `|low|`, kept for every row. Rows that
-//! cannot be the largest are never read in full (`largest.rs`).
+//! cannot be the largest are never read in full (`largest.rs`). With a bit less, ten times as many rows
+//! are read in full, which costs more than it saves.
 
 use crate::cpu::simd::Simd;
 
 use super::codec::{PANEL, Quads, mask, place};
 
-/// High bits of a code, which a panel's blocks hold in a plane of this width.
-pub(super) const HIGH: usize = 4;
+/// Bits of a code.
+const BITS: usize = 8;
+/// Codes of a block.
+pub(super) const BLOCK: usize = 32;
+/// High bits of a code, which a panel's blocks hold in planes of 4 and 1 bits.
+const HIGH: usize = 5;
+/// Low bits, which lie apart in planes of 2 and 1 bits, the lowest bits first.
+const LOW: usize = BITS - HIGH;
 
 /// What is taken for the low bits while they are not known: the middle of what they may be.
-pub(super) const fn middle(bits: usize) -> u8 {
-    1 << (bits - HIGH - 1)
+pub(super) const MIDDLE: u8 = 1 << (LOW - 1);
+
+/// Words that a plane of `bits` bits has of a block of a panel.
+const fn plane(bits: usize) -> usize {
+    BLOCK * bits / 32 * PANEL
 }
 
-/// Codes of `BITS` bits: high bits in the block, low bits apart.
-pub(super) struct Apart<const BITS: usize, const BLOCK: usize>;
+/// The planes: their bits, the lowest of a code's bits that they hold, and the words before them.
+struct Plane(usize, usize, usize);
+const PLANES: [Plane; 2] = [Plane(4, 4, 0), Plane(1, 3, plane(4))];
+const LOW_PLANES: [Plane; 2] = [Plane(2, 0, 0), Plane(1, 2, plane(2))];
+
+impl Plane {
+    /// Stores this plane's bits of four codes of `row`, a byte each, into zeros.
+    fn set(&self, words: &mut [u32], q: usize, row: usize, codes: u32) {
+        let (word, shift) = place(self.0, q);
+        words[self.2 + word * PANEL + row] |= (codes >> self.1 & mask(self.0)) << shift;
+    }
+
+    /// What [`Self::set`] stored.
+    fn get(&self, words: &[u32], q: usize, row: usize) -> u32 {
+        let (word, shift) = place(self.0, q);
+        (words[self.2 + word * PANEL + row] >> shift & mask(self.0)) << self.1
+    }
+
+    /// As [`Self::get`], of the rows of vector `v`.
+    ///
+    /// # Safety
+    /// As [`Quads::quad`].
+    #[inline(always)]
+    unsafe fn quad<V: Simd>(&self, words: *const u32, q: usize, v: usize) -> V::I {
+        let (word, at) = place(self.0, q);
+        // SAFETY: the caller's contract.
+        unsafe {
+            let words = V::load_words(words.add(self.2 + word * PANEL + v * V::LANES));
+            let moved = match (at, self.1) {
+                (at, to) if at < to => V::shl(words, (to - at) as u32),
+                (at, to) if at > to => V::shr(words, (at - to) as u32),
+                _ => words,
+            };
+            V::and(moved, V::splat_word(mask(self.0) << self.1))
+        }
+    }
+}
+
+/// Codes: high bits in the block, low bits apart.
+pub(super) struct Apart;
 
 /// Their high bits, zeros in the place of the low ones.
-pub(super) struct Coarse<const BITS: usize, const BLOCK: usize>;
+pub(super) struct Coarse;
 
-impl<const BITS: usize, const BLOCK: usize> Apart<BITS, BLOCK> {
-    const LOW: usize = BITS - HIGH;
-
+impl Apart {
     /// Stores four codes of `row`, a byte each, into zeros.
     pub fn set_quad(block: &mut [u32], low: &mut [u32], q: usize, row: usize, codes: u32) {
-        let (word, shift) = place(HIGH, q);
-        block[word * PANEL + row] |= (codes >> Self::LOW & mask(HIGH)) << shift;
-        let (word, shift) = place(Self::LOW, q);
-        low[word * PANEL + row] |= (codes & mask(Self::LOW)) << shift;
+        PLANES.iter().for_each(|p| p.set(block, q, row, codes));
+        LOW_PLANES.iter().for_each(|p| p.set(low, q, row, codes));
     }
 
     /// Code `k` of `row`.
     pub fn get(block: &[u32], low: &[u32], k: usize, row: usize) -> u8 {
-        let byte = 8 * (k % 4);
-        let (word, shift) = place(HIGH, k / 4);
-        let high = block[word * PANEL + row] >> shift & mask(HIGH);
-        let (word, shift) = place(Self::LOW, k / 4);
-        let low = low[word * PANEL + row] >> shift & mask(Self::LOW);
-        ((high << Self::LOW | low) >> byte) as u8
+        let all = |planes: &[Plane], words: &[u32]| {
+            let bits = planes.iter().map(|p| p.get(words, k / 4, row));
+            bits.fold(0, |a, b| a | b)
+        };
+        ((all(&PLANES, block) | all(&LOW_PLANES, low)) >> (8 * (k % 4))) as u8
     }
 }
 
-impl<const BITS: usize, const BLOCK: usize> Quads for Coarse<BITS, BLOCK> {
+impl Quads for Coarse {
     const QUADS: usize = BLOCK / 4;
-    const BLOCK_WORDS: usize = BLOCK * HIGH / 32 * PANEL;
-    const WIDE: bool = BITS == 8;
+    const BLOCK_WORDS: usize = plane(HIGH);
+    const WIDE: bool = true;
 
     #[inline(always)]
     unsafe fn quad<V: Simd>(block: *const u32, _: *const u32, q: usize, v: usize) -> V::I {
-        let (word, at) = place(HIGH, q);
-        let low = BITS - HIGH;
-        // SAFETY: all words read are the block's.
-        unsafe {
-            let words = V::load_words(block.add(word * PANEL + v * V::LANES));
-            let moved = match at < low {
-                true => V::shl(words, (low - at) as u32),
-                false if at == low => words,
-                false => V::shr(words, (at - low) as u32),
-            };
-            V::and(moved, V::splat_word(mask(HIGH) << low))
-        }
+        let [four, one] = &PLANES;
+        // SAFETY: the caller's contract.
+        unsafe { V::or(four.quad::<V>(block, q, v), one.quad::<V>(block, q, v)) }
     }
 }
 
-impl<const BITS: usize, const BLOCK: usize> Quads for Apart<BITS, BLOCK> {
+impl Quads for Apart {
     const QUADS: usize = BLOCK / 4;
-    const BLOCK_WORDS: usize = Coarse::<BITS, BLOCK>::BLOCK_WORDS;
-    const WIDE: bool = BITS == 8;
-    const LOW_WORDS: usize = BLOCK * Self::LOW / 32 * PANEL;
+    const BLOCK_WORDS: usize = Coarse::BLOCK_WORDS;
+    const WIDE: bool = true;
+    const LOW_WORDS: usize = plane(LOW);
 
     #[inline(always)]
     unsafe fn quad<V: Simd>(block: *const u32, low: *const u32, q: usize, v: usize) -> V::I {
-        let (word, at) = place(Self::LOW, q);
+        let [two, one] = &LOW_PLANES;
         // SAFETY: the caller's contract.
         unsafe {
-            let high = Coarse::<BITS, BLOCK>::quad::<V>(block, low, q, v);
-            let words = V::load_words(low.add(word * PANEL + v * V::LANES));
-            let moved = match at {
-                0 => words,
-                _ => V::shr(words, at as u32),
-            };
-            V::or(high, V::and(moved, V::splat_word(mask(Self::LOW))))
+            let high = Coarse::quad::<V>(block, low, q, v);
+            V::or(
+                high,
+                V::or(two.quad::<V>(low, q, v), one.quad::<V>(low, q, v)),
+            )
         }
     }
 }
 
-/// Calls `$body` with `$C` the type `$which` of codes that lie apart of a format.
-macro_rules! with_apart {
-    ($which:ident, $format:expr, $C:ident => $body:expr) => {
-        match $format {
-            Format::Codes { bits: 6, .. } => {
-                type $C = $crate::cpu::matrix::apart::$which<6, 16>;
-                $body
-            }
-            _ => {
-                type $C = $crate::cpu::matrix::apart::$which<8, 32>;
-                $body
-            }
-        }
-    };
-}
-pub(super) use with_apart;
-
 /// What a row's low bits are off from the middle by at most, times `|x|`: `|low|`, and the roundings
-/// of both products' sums. `codes` and `scales` are a row's, the latter for every `group` codes.
-pub(super) fn bound(bits: usize, group: usize, codes: &[u8], scales: &[f32]) -> f32 {
-    let (low_mask, middle) = ((1u8 << (bits - HIGH)) - 1, i32::from(middle(bits)));
+/// of both products' sums. A scale is for every [`BLOCK`] codes.
+pub(super) fn bound(codes: &[u8], scales: &[f32]) -> f32 {
     let (mut low, mut whole) = (0.0, 0.0);
-    for (codes, scale) in codes.chunks(group).zip(scales) {
-        let mut sum = 0;
+    for (codes, scale) in codes.as_chunks::<BLOCK>().0.iter().zip(scales) {
+        let mut sum = 0u32;
         for code in codes {
-            let off = i32::from(code & low_mask) - middle;
-            sum += off * off;
+            let off = (code & ((1 << LOW) - 1)).abs_diff(MIDDLE);
+            sum += u32::from(off * off);
         }
         let square = f64::from(*scale) * f64::from(*scale);
         low += square * f64::from(sum);
-        whole += square * codes.len() as f64;
+        whole += square;
     }
-    // A code is at most `2^(bits - 1)` from the zero point; a sum of n terms is off by n·2^-24 of their
-    // magnitudes, and three operations make a term.
+    // A code is at most 128 from the zero point; a sum of n terms is off by n·2^-24 of their magnitudes,
+    // and three operations make a term.
     let terms = (scales.len() + 3) as f64;
-    let rounding = whole.sqrt() * f64::from(1u32 << (bits - 1)) * terms * 2f64.powi(-22);
+    let rounding = (whole * BLOCK as f64).sqrt() * 128.0 * terms * 2f64.powi(-22);
     ((low.sqrt() + rounding) * (1.0 + 1e-6)) as f32
 }

@@ -5,16 +5,15 @@
 
 use std::cell::Cell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::cpu::elementwise::argmax;
 use crate::cpu::simd::{Isa, Kernel, Simd, launch};
 use crate::cpu::{SharedOut, pool};
 
-use super::apart::{middle, with_apart};
-use super::codec::{PANEL, Quads, vecs};
+use super::apart::{Apart, Coarse, MIDDLE};
+use super::codec::{PANEL, vecs};
 use super::integer::{Product, multiply, tile};
-use super::layout::Format;
 use super::rounded::{EXTRA, Rounding, round};
 use super::{CpuMatrix, LAST, SCRATCH, room};
 
@@ -83,9 +82,14 @@ impl CpuMatrix {
             outputs.resize(layout.rows, 0.0);
         }
         let outputs_here = &mut outputs[..layout.rows];
-        let found = match layout.apart {
-            true => self.search(isa, x, outputs_here),
-            false => None,
+        let rest = self.inner.rest.load(Ordering::Relaxed);
+        let found = match (layout.apart, rest) {
+            (true, 0) => self.search(isa, x, outputs_here),
+            (true, _) => {
+                self.inner.rest.store(rest - 1, Ordering::Relaxed);
+                None
+            }
+            (false, _) => None,
         };
         let found = found.unwrap_or_else(|| {
             self.matmul_t_with(isa, x, 1, outputs_here);
@@ -99,12 +103,12 @@ impl CpuMatrix {
     fn search(&self, isa: Isa, x: &[f32], outputs: &mut [f32]) -> Option<usize> {
         /// Panels of a task: tens of microseconds, and a few.
         const PANELS: usize = 32;
+        /// Where more than one of so many rows had to be multiplied in full, this many searches are left out.
+        const MANY: usize = 6;
+        const REST: u32 = 32;
         let layout = &self.inner.layout;
-        let Format::Codes { bits, .. } = layout.format else {
-            return None;
-        };
         let at = Rounding::new(layout, 1);
-        let coarse_at = at.with_zero_less(middle(bits));
+        let coarse_at = at.with_zero_less(MIDDLE);
         let mut scratch = SCRATCH.take();
         let (whole, coarse) = room(&mut scratch, 2 * at.len()).split_at_mut(at.len());
         round(isa, &at, x, whole);
@@ -133,7 +137,7 @@ impl CpuMatrix {
         pool::parallel_for(tasks, |task| {
             for panel in panels(task) {
                 let product = product(panel, &coarse_at, coarse);
-                with_apart!(Coarse, layout.format, C => multiply::<C>(isa, product));
+                multiply::<Coarse>(isa, product);
                 // SAFETY: the panel's outputs, which are this task's.
                 let outputs = unsafe { out.part(panel * PANEL, rows(panel)) };
                 let bounds = &self.panel(panel)[layout.runs_words()..];
@@ -148,17 +152,21 @@ impl CpuMatrix {
             }
         });
         let found = Largest::default();
+        let full = AtomicUsize::new(0);
         let refine = |panel, above: f32| {
             let rows = rows(panel);
             let product = product(panel, &at, whole);
             product.check();
-            with_apart!(Apart, layout.format, C => launch(isa, Refine::<C> {
-                product,
-                above,
-                rows,
-                found: &found,
-                codes: std::marker::PhantomData,
-            }));
+            launch(
+                isa,
+                Refine {
+                    product,
+                    above,
+                    rows,
+                    found: &found,
+                    full: &full,
+                },
+            );
         };
         // What seems the largest first, whole, so that as few others as can be have to be looked at.
         let first = likely.place().unwrap_or_default();
@@ -175,6 +183,9 @@ impl CpuMatrix {
             }
         });
         SCRATCH.set(scratch);
+        if full.into_inner() > layout.rows / MANY {
+            self.inner.rest.store(REST, Ordering::Relaxed);
+        }
         found.place()
     }
 }
@@ -196,16 +207,17 @@ fn length(at: &Rounding, rounded: &[u32]) -> Option<f32> {
 }
 
 /// Multiplies those vectors of a panel that have an output which is not below `above`.
-struct Refine<'a, C> {
+struct Refine<'a> {
     product: Product<'a>,
     above: f32,
     /// Rows that the panel has.
     rows: usize,
     found: &'a Largest,
-    codes: std::marker::PhantomData<C>,
+    /// Rows multiplied in full.
+    full: &'a AtomicUsize,
 }
 
-impl<C: Quads> Kernel for Refine<'_, C> {
+impl Kernel for Refine<'_> {
     const BYTES: bool = true;
 
     #[inline(always)]
@@ -223,7 +235,8 @@ impl<C: Quads> Kernel for Refine<'_, C> {
                 if !p.out.part(row, rows).iter().any(may_be) {
                     continue;
                 }
-                tile::<V, C, 1, 1>(p, v, 0);
+                tile::<V, Apart, 1, 1>(p, v, 0);
+                self.full.fetch_add(rows, Ordering::Relaxed);
                 for (i, x) in p.out.part(row, rows).iter().enumerate() {
                     self.found.see(*x, row + i);
                 }

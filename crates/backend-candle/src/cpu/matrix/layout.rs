@@ -1,7 +1,7 @@
 use biplane_backend::{DType, Error, GgmlKind, PackedLayout, PackedMatrix, Result};
 
 use super::apart;
-use super::codec::{self, Codec, PANEL};
+use super::codec::{self, Codec, PANEL, Quads};
 
 /// How elements are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -211,11 +211,18 @@ impl Layout {
         const TALL: usize = 4;
         let format = matches!(
             self.format,
-            Format::Codes { bits: 8, block: 32 } | Format::Codes { bits: 6, block: 16 }
+            Format::Codes {
+                bits: 8,
+                block: apart::BLOCK
+            }
         );
         let zero = matches!(self.scaling, Some(s) if matches!(s.bias, Bias::ZeroPoint(_)));
         Layout {
-            apart: format && zero && self.rows >= ROWS && self.rows / TALL >= self.cols,
+            apart: format
+                && zero
+                && self.group == apart::BLOCK
+                && self.rows >= ROWS
+                && self.rows / TALL >= self.cols,
             ..self
         }
         .sized()
@@ -237,12 +244,9 @@ impl Layout {
             Some(ScaleType::F16 | ScaleType::BF16) => PANEL / 2,
             Some(ScaleType::Multiple) => PANEL / 2 + run_groups * (PANEL / 4),
         };
-        let (block_words, low_words) = match self.format {
-            Format::Codes { bits, .. } if self.apart => {
-                let words = |bits| block * bits / 32 * PANEL;
-                (words(apart::HIGH), words(bits - apart::HIGH))
-            }
-            _ => (block_words, 0),
+        let (block_words, low_words) = match self.apart {
+            true => (apart::Apart::BLOCK_WORDS, apart::Apart::LOW_WORDS),
+            false => (block_words, 0),
         };
         self.sizes = Sizes {
             panels: self.rows.div_ceil(PANEL),

@@ -16,6 +16,7 @@ use std::cell::Cell;
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Range;
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Weak};
 
 use biplane_backend::repack::dequantize_value;
@@ -25,7 +26,7 @@ use super::pool::{self, Ahead};
 use super::simd::{Isa, launch};
 use super::{SharedOut, for_row_chunks};
 use activations::{Arrangement, arrange};
-use apart::with_apart;
+use apart::Apart;
 use codec::{Codec, PANEL};
 use kernels::{Gemv, Product, gemm};
 use layout::{Bias, Format, Layout, with_codec, with_codes};
@@ -45,6 +46,8 @@ struct Packed {
     /// What the job reads that followed the last one that began with this matrix: a model's decode steps
     /// are all alike.
     ahead: Ahead,
+    /// How many more times to find the largest output by the whole product.
+    rest: AtomicU32,
 }
 
 /// How products are computed.
@@ -221,7 +224,7 @@ impl Part<'_> {
                 out: self.out,
             };
             if layout.apart {
-                with_apart!(Apart, layout.format, C => integer::multiply::<C>(isa, product));
+                integer::multiply::<Apart>(isa, product);
             } else {
                 with_codes!(bits, block, C => integer::multiply::<C>(isa, product));
             }
@@ -252,6 +255,7 @@ impl CpuMatrix {
                 data,
                 arithmetic,
                 ahead: Ahead::default(),
+                rest: AtomicU32::new(0),
             }),
         })
     }
@@ -414,11 +418,9 @@ impl CpuMatrix {
             for ((run, g, blocks), out) in groups.zip(out.chunks_mut(layout.group)) {
                 if layout.apart {
                     let low = low.next().unwrap_or_default();
-                    with_apart!(Apart, layout.format, A => {
-                        for (k, out) in out.iter_mut().enumerate() {
-                            *out = f32::from(A::get(blocks, low, k, lane));
-                        }
-                    });
+                    for (k, out) in out.iter_mut().enumerate() {
+                        *out = f32::from(Apart::get(blocks, low, k, lane));
+                    }
                 } else {
                     for (block, out) in blocks.chunks_exact(C::WORDS).zip(out.chunks_mut(C::BLOCK)) {
                         for (k, out) in out.iter_mut().enumerate() {

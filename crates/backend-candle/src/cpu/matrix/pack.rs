@@ -7,7 +7,7 @@ use half::{bf16, f16};
 use crate::cpu::pool;
 
 use super::Line;
-use super::apart::{self, with_apart};
+use super::apart::{self, Apart};
 use super::codec::{Codec, PANEL, Quads, halves_mut};
 use super::layout::{Bias, Format, Layout, ScaleType, Scaling, with_codec, with_codes};
 
@@ -158,14 +158,12 @@ fn pack_panel(
         let codes = &canonical.codes[group * layout.group..];
         if layout.apart {
             let low = &mut low[group * low_words..][..low_words];
-            with_apart!(Apart, layout.format, C => {
-                for (lane, codes) in codes.chunks(layout.cols).enumerate() {
-                    let (quads, _) = codes[..layout.group].as_chunks::<4>();
-                    for (q, codes) in quads.iter().enumerate() {
-                        C::set_quad(blocks, low, q, lane, u32::from_le_bytes(*codes));
-                    }
+            for (lane, codes) in codes.chunks(layout.cols).enumerate() {
+                let (quads, _) = codes[..apart::BLOCK].as_chunks::<4>();
+                for (q, codes) in quads.iter().enumerate() {
+                    Apart::set_quad(blocks, low, q, lane, u32::from_le_bytes(*codes));
                 }
-            });
+            }
             continue;
         }
         with_codes!(bits, block, C => {
@@ -176,7 +174,7 @@ fn pack_panel(
         for (lane, kept) in bounds.iter_mut().enumerate().take(rows.len()) {
             let codes = &canonical.codes[lane * layout.cols..][..layout.cols];
             let scales = &canonical.scales[lane * groups..][..groups];
-            *kept = apart::bound(bits, layout.group, codes, scales).to_bits();
+            *kept = apart::bound(codes, scales).to_bits();
         }
     }
     if let (PackedLayout::Ggml { kind, blocks }, Some(scaling)) = (m.layout, layout.scaling)

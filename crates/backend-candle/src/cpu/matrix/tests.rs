@@ -458,7 +458,8 @@ fn malformed_matrices_are_errors() {
 
 #[test]
 fn the_largest_output_is_where_the_whole_product_has_it() {
-    for (kind, cols) in [(GgmlKind::Q8_0, 64), (GgmlKind::Q6K, 256)] {
+    for cols in [32, 64, 640] {
+        let kind = GgmlKind::Q8_0;
         let case = Case::ggml(kind, 16_384 + 7, cols);
         let matrix = CpuMatrix::pack(&case.packed(), Arithmetic::Rounded, &|_| {}).unwrap();
         assert!(matrix.inner.layout.apart);
@@ -468,7 +469,7 @@ fn the_largest_output_is_where_the_whole_product_has_it() {
         // What lies apart changes no value and no bit of a product.
         let mut values = vec![0.0; rows * cols];
         matrix.dequantize(&mut values);
-        assert!(bits(&values) == bits(&case.values()), "{kind:?}");
+        assert!(bits(&values) == bits(&case.values()), "{cols}");
         let Source::Ggml(_, blocks) = &case.source else {
             panic!("{:?}", case.source)
         };
@@ -486,7 +487,7 @@ fn the_largest_output_is_where_the_whole_product_has_it() {
                 matrix.matmul_t_with(isa, &x, tokens, &mut all);
                 few_matrix.matmul_t_with(isa, &x, tokens, &mut some);
                 for (all, some) in all.chunks(rows).zip(some.chunks(40)) {
-                    assert_eq!(bits(&all[..40]), bits(some), "{kind:?} {}", isa.name());
+                    assert_eq!(bits(&all[..40]), bits(some), "{cols} {}", isa.name());
                 }
             }
         }
@@ -504,7 +505,7 @@ fn the_largest_output_is_where_the_whole_product_has_it() {
                 let mut out = vec![0.0; rows];
                 matrix.matmul_t_with(isa, x, 1, &mut out);
                 let want = crate::cpu::argmax(&out);
-                assert_eq!(matrix.largest_with(isa, x), want, "{kind:?} {}", isa.name());
+                assert_eq!(matrix.largest_with(isa, x), want, "{cols} {}", isa.name());
             }
         }
         xs[0][5] = f32::NAN; // no output is a number
