@@ -238,6 +238,9 @@ pub(super) unsafe fn tile<V: Simd, C: Quads, const R: usize, const T: usize>(
         let mut acc = [[V::splat(0.0); T]; R];
         let mut word = p.words.as_ptr();
         let mut low = p.low.as_ptr();
+        // What the memory is asked for next: every line once, those of scales too.
+        let asks = T <= DIRECT && first == 0;
+        let (mut asked, mut low_asked) = (word.wrapping_add(AHEAD), low.wrapping_add(AHEAD));
         let mut at = 0;
         let (scale_words, header_words) = (layout.scale_words(), layout.header_words());
         let group_blocks = layout.group_blocks();
@@ -248,6 +251,12 @@ pub(super) unsafe fn tile<V: Simd, C: Quads, const R: usize, const T: usize>(
             if g == run_groups {
                 (run, g) = (word, 0);
                 word = word.add(header_words);
+                if asks {
+                    for line in (0..header_words).step_by(LINE) {
+                        prefetch(asked.wrapping_add(line));
+                    }
+                    asked = asked.wrapping_add(header_words);
+                }
             }
             let group = g;
             g += 1;
@@ -256,13 +265,15 @@ pub(super) unsafe fn tile<V: Simd, C: Quads, const R: usize, const T: usize>(
                 scales[r] = load_scale::<V>(ty, run, group, first + r);
             }
             for _ in 0..group_blocks {
-                if T <= DIRECT && first == 0 {
+                if asks {
                     for line in (0..C::BLOCK_WORDS).step_by(LINE) {
-                        prefetch(word.wrapping_add(AHEAD + line));
+                        prefetch(asked.wrapping_add(line));
                     }
+                    asked = asked.wrapping_add(C::BLOCK_WORDS);
                     for line in (0..C::LOW_WORDS).step_by(LINE) {
-                        prefetch(low.wrapping_add(AHEAD + line));
+                        prefetch(low_asked.wrapping_add(line));
                     }
+                    low_asked = low_asked.wrapping_add(C::LOW_WORDS);
                 }
                 let mut sums = [[V::splat_word(0); T]; R];
                 if !stored {
