@@ -14,9 +14,9 @@ use super::codec::{PANEL, Quads, mask, place};
 const BITS: usize = 8;
 /// Codes of a block.
 pub(super) const BLOCK: usize = 32;
-/// High bits of a code, which a panel's blocks hold in planes of 4 and 1 bits.
+/// High bits of a code, which a panel's blocks hold in planes of 1 and 4 bits.
 const HIGH: usize = 5;
-/// Low bits, which lie apart in planes of 2 and 1 bits, the lowest bits first.
+/// Low bits, which lie apart in planes of 1 and 2 bits.
 const LOW: usize = BITS - HIGH;
 
 /// What is taken for the low bits while they are not known: the middle of what they may be.
@@ -27,10 +27,11 @@ const fn plane(bits: usize) -> usize {
     BLOCK * bits / 32 * PANEL
 }
 
-/// The planes: their bits, the lowest of a code's bits that they hold, and the words before them.
+/// The planes: their bits, the lowest of a code's bits that they hold, and the words before them. Those of
+/// a bit, all of which is read first, come first: the processor fetches what is read in order.
 struct Plane(usize, usize, usize);
-const PLANES: [Plane; 2] = [Plane(4, 4, 0), Plane(1, 3, plane(4))];
-const LOW_PLANES: [Plane; 2] = [Plane(2, 0, 0), Plane(1, 2, plane(2))];
+const PLANES: [Plane; 2] = [Plane(1, 3, 0), Plane(4, 4, plane(1))];
+const LOW_PLANES: [Plane; 2] = [Plane(1, 2, 0), Plane(2, 0, plane(1))];
 
 impl Plane {
     /// Stores this plane's bits of four codes of `row`, a byte each, into zeros.
@@ -95,9 +96,9 @@ impl Quads for Coarse {
 
     #[inline(always)]
     unsafe fn quad<V: Simd>(block: *const u32, _: *const u32, q: usize, v: usize) -> V::I {
-        let [four, one] = &PLANES;
+        let [one, four] = &PLANES;
         // SAFETY: the caller's contract.
-        unsafe { V::or(four.quad::<V>(block, q, v), one.quad::<V>(block, q, v)) }
+        unsafe { V::or(one.quad::<V>(block, q, v), four.quad::<V>(block, q, v)) }
     }
 }
 
@@ -109,13 +110,13 @@ impl Quads for Apart {
 
     #[inline(always)]
     unsafe fn quad<V: Simd>(block: *const u32, low: *const u32, q: usize, v: usize) -> V::I {
-        let [two, one] = &LOW_PLANES;
+        let [one, two] = &LOW_PLANES;
         // SAFETY: the caller's contract.
         unsafe {
             let high = Coarse::quad::<V>(block, low, q, v);
             V::or(
                 high,
-                V::or(two.quad::<V>(low, q, v), one.quad::<V>(low, q, v)),
+                V::or(one.quad::<V>(low, q, v), two.quad::<V>(low, q, v)),
             )
         }
     }

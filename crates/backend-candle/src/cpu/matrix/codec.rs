@@ -110,8 +110,8 @@ pub(super) const fn place(bits: usize, q: usize) -> (usize, usize) {
     (q / quads, bits * (q % quads))
 }
 
-/// Codes of `BITS` bits, at exactly `BITS` bits each: in planes of 8, 4, 2 and 1 bits, the lowest bits
-/// first. A word of a plane of `w` bits holds `8 / w` quads, the first in its bytes' lowest bits.
+/// Codes of `BITS` bits, at exactly `BITS` bits each: in planes of 8, 4, 2 and 1 bits, the highest bits
+/// first: that plane is the smaller one, and read in order the whole is what the processor fetches by itself. A word of a plane of `w` bits holds `8 / w` quads, the first in its bytes' lowest bits.
 pub(super) struct Codes<const BITS: usize, const BLOCK: usize>;
 
 impl<const BITS: usize, const BLOCK: usize> Codes<BITS, BLOCK> {
@@ -123,31 +123,31 @@ impl<const BITS: usize, const BLOCK: usize> Codes<BITS, BLOCK> {
     };
     /// Bits in the plane of high bits.
     const HIGH: usize = BITS - Self::LOW;
-    /// Words of a row in the plane of low bits.
-    const LOW_WORDS: usize = BLOCK * Self::LOW / 32;
+    /// Words of a row in the plane of high bits.
+    const HIGH_WORDS: usize = BLOCK * Self::HIGH / 32;
     const ROW_WORDS: usize = BLOCK * BITS / 32;
 
     /// Stores four codes of `row`, a byte each, into a block of zeros.
     #[inline]
     pub fn set_quad(block: &mut [u32], q: usize, row: usize, codes: u32) {
         let (word, shift) = place(Self::LOW, q);
-        block[word * PANEL + row] |= (codes & mask(Self::LOW)) << shift;
+        block[(Self::HIGH_WORDS + word) * PANEL + row] |= (codes & mask(Self::LOW)) << shift;
         if Self::HIGH > 0 {
             let (word, shift) = place(Self::HIGH, q);
             let high = codes >> Self::LOW & mask(Self::HIGH);
-            block[(Self::LOW_WORDS + word) * PANEL + row] |= high << shift;
+            block[word * PANEL + row] |= high << shift;
         }
     }
 
     /// What [`Self::set_quad`] stored.
     fn get_quad(block: &[u32], q: usize, row: usize) -> u32 {
         let (word, shift) = place(Self::LOW, q);
-        let low = block[word * PANEL + row] >> shift & mask(Self::LOW);
+        let low = block[(Self::HIGH_WORDS + word) * PANEL + row] >> shift & mask(Self::LOW);
         if Self::HIGH == 0 {
             return low;
         }
         let (word, shift) = place(Self::HIGH, q);
-        let high = block[(Self::LOW_WORDS + word) * PANEL + row] >> shift;
+        let high = block[word * PANEL + row] >> shift;
         low | (high & mask(Self::HIGH)) << Self::LOW
     }
 }
@@ -173,6 +173,7 @@ impl<const BITS: usize, const BLOCK: usize> Quads for Codes<BITS, BLOCK> {
         let (word, shift) = place(Self::LOW, q);
         // SAFETY: all words read are the block's.
         unsafe {
+            let word = Self::HIGH_WORDS + word;
             let low = V::load_words(block.add(word * PANEL + v * V::LANES));
             if Self::LOW == 8 {
                 return low;
@@ -187,7 +188,6 @@ impl<const BITS: usize, const BLOCK: usize> Quads for Codes<BITS, BLOCK> {
                 return low;
             }
             let (word, shift) = place(Self::HIGH, q);
-            let word = Self::LOW_WORDS + word;
             let high = V::load_words(block.add(word * PANEL + v * V::LANES));
             let high = if shift > Self::LOW {
                 V::shr(high, (shift - Self::LOW) as u32)

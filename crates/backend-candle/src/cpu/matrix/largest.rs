@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::cpu::elementwise::argmax;
-use crate::cpu::simd::{Isa, Kernel, Simd, launch};
+use crate::cpu::simd::{Isa, Kernel, MAX_LANES, Simd, launch};
 use crate::cpu::{SharedOut, pool};
 
 use super::apart::{Apart, Coarse, MIDDLE};
 use super::codec::{PANEL, vecs};
-use super::integer::{Product, multiply, tile};
+use super::integer::{Product, tile};
 use super::rounded::{EXTRA, Rounding, round};
 use super::{CpuMatrix, LAST, SCRATCH, room};
 
@@ -78,28 +78,40 @@ impl CpuMatrix {
         let layout = &self.inner.layout;
         assert_eq!(x.len(), layout.cols, "x is [in]");
         let mut outputs = OUTPUTS.take();
-        if outputs.len() < layout.rows {
-            outputs.resize(layout.rows, 0.0);
+        let len = layout.panels() * (PANEL + 1);
+        if outputs.len() < len {
+            outputs.resize(len, 0.0);
         }
-        let outputs_here = &mut outputs[..layout.rows];
         let rest = self.inner.rest.load(Ordering::Relaxed);
         let found = match (layout.apart, rest) {
-            (true, 0) => self.search(isa, x, outputs_here),
-            (true, _) => {
+            (true, 0) => self.search(isa, x, &mut outputs[..len]),
+            (true, rest) if rest < u32::MAX => {
                 self.inner.rest.store(rest - 1, Ordering::Relaxed);
                 None
             }
-            (false, _) => None,
+            _ => None,
         };
         let found = found.unwrap_or_else(|| {
-            self.matmul_t_with(isa, x, 1, outputs_here);
-            argmax(outputs_here)
+            self.matmul_t_with(isa, x, 1, &mut outputs[..layout.rows]);
+            argmax(&outputs[..layout.rows])
         });
         OUTPUTS.set(outputs);
         found
     }
 
-    /// As [`Self::largest`], of a matrix whose low bits lie apart; `None` where that does not work.
+    /// Whether every row has a bound: not those with a scale that is not finite.
+    pub(super) fn has_bounds(&self) -> bool {
+        /// More than finite scales in 16 bits give, and little enough to be multiplied with any [`length`].
+        const MOST: f32 = 1e10;
+        let layout = &self.inner.layout;
+        (0..layout.panels()).all(|panel| {
+            let bounds = &self.panel(panel)[layout.runs_words()..];
+            bounds.iter().all(|b| f32::from_bits(*b) < MOST)
+        })
+    }
+
+    /// As [`Self::largest`], of a matrix whose low bits lie apart; `None` where that does not work. `outputs`
+    /// has room for those of all panels, and one more for each.
     fn search(&self, isa: Isa, x: &[f32], outputs: &mut [f32]) -> Option<usize> {
         /// Panels of a task: tens of microseconds, and a few.
         const PANELS: usize = 32;
@@ -117,7 +129,13 @@ impl CpuMatrix {
             SCRATCH.set(scratch);
             return None;
         };
-        let out = SharedOut(outputs.as_mut_ptr());
+        // Rows that are not there are never the largest.
+        outputs[layout.rows..layout.panels() * PANEL].fill(f32::NEG_INFINITY);
+        let (outputs, most) = outputs.split_at_mut(layout.panels() * PANEL);
+        let (out, most) = (
+            SharedOut(outputs.as_mut_ptr()),
+            SharedOut(most.as_mut_ptr()),
+        );
         let product = |panel, at, x| Product {
             layout,
             panel,
@@ -131,21 +149,22 @@ impl CpuMatrix {
         };
         let tasks = layout.panels().div_ceil(PANELS);
         let panels = |task| task * PANELS..layout.panels().min((task + 1) * PANELS);
-        let rows = |panel: usize| layout.rows.min((panel + 1) * PANEL) - panel * PANEL;
 
         let likely = Largest::default();
         pool::parallel_for(tasks, |task| {
             for panel in panels(task) {
                 let product = product(panel, &coarse_at, coarse);
-                multiply::<Coarse>(isa, product);
-                // SAFETY: the panel's outputs, which are this task's.
-                let outputs = unsafe { out.part(panel * PANEL, rows(panel)) };
-                let bounds = &self.panel(panel)[layout.runs_words()..];
-                let mut largest = f32::NEG_INFINITY;
-                for (output, bound) in outputs.iter_mut().zip(bounds) {
-                    largest = largest.max(*output);
-                    *output += f32::from_bits(*bound) * length;
-                }
+                product.check();
+                let mut largest = 0.0;
+                let kernel = AtMost {
+                    product,
+                    bounds: &self.panel(panel)[layout.runs_words()..],
+                    length,
+                    largest: &mut largest,
+                    // SAFETY: the panel's, which is this task's.
+                    most: &mut unsafe { most.part(panel, 1) }[0],
+                };
+                launch(isa, kernel);
                 if largest > likely.value() {
                     likely.see(largest, panel);
                 }
@@ -154,19 +173,15 @@ impl CpuMatrix {
         let found = Largest::default();
         let full = AtomicUsize::new(0);
         let refine = |panel, above: f32| {
-            let rows = rows(panel);
             let product = product(panel, &at, whole);
             product.check();
-            launch(
-                isa,
-                Refine {
-                    product,
-                    above,
-                    rows,
-                    found: &found,
-                    full: &full,
-                },
-            );
+            let kernel = Refine {
+                product,
+                above,
+                found: &found,
+                full: &full,
+            };
+            launch(isa, kernel);
         };
         // What seems the largest first, whole, so that as few others as can be have to be looked at.
         let first = likely.place().unwrap_or_default();
@@ -179,7 +194,11 @@ impl CpuMatrix {
         }
         pool::parallel_for_then(&self.inner.ahead, tasks, |task| {
             for panel in panels(task).filter(|panel| *panel != first) {
-                refine(panel, found.value());
+                let above = found.value();
+                // SAFETY: nothing writes them any more.
+                if unsafe { *most.at(panel) } >= above {
+                    refine(panel, above);
+                }
             }
         });
         SCRATCH.set(scratch);
@@ -190,8 +209,10 @@ impl CpuMatrix {
     }
 }
 
-/// The length of a rounded row; `None` if something in it is not finite.
+/// The length of a rounded row; `None` if that is too large for outputs and bounds to be finite, whatever
+/// the scales.
 fn length(at: &Rounding, rounded: &[u32]) -> Option<f32> {
+    const MOST: f64 = 1e20;
     let mut square = 0.0f64;
     for block in rounded.chunks_exact(at.block() / 4 + EXTRA) {
         let (codes, extra) = block.split_at(at.block() / 4);
@@ -200,18 +221,75 @@ fn length(at: &Rounding, rounded: &[u32]) -> Option<f32> {
         let scale = f64::from(f32::from_bits(extra[0]));
         square += scale * scale * f64::from(sum);
     }
-    // Rounded up, with what the addition to an output loses.
-    square
-        .is_finite()
-        .then_some((square.sqrt() * (1.0 + 1e-5)) as f32)
+    // Rounded up, with what the addition to an output loses. NaN is not less either.
+    let length = square.sqrt() * (1.0 + 1e-5);
+    (length < MOST).then_some(length as f32)
 }
 
-/// Multiplies those vectors of a panel that have an output which is not below `above`.
+/// What a panel's outputs can be at most.
+struct AtMost<'a> {
+    product: Product<'a>,
+    /// [`super::apart::bound`] of every row.
+    bounds: &'a [u32],
+    length: f32,
+    /// The largest output of the high bits alone.
+    largest: &'a mut f32,
+    /// The most that any can be.
+    most: &'a mut f32,
+}
+
+impl Kernel for AtMost<'_> {
+    const BYTES: bool = true;
+
+    #[inline(always)]
+    unsafe fn run<V: Simd>(self) {
+        let p = &self.product;
+        assert!(self.bounds.len() == PANEL);
+        let (mut largest, mut most) = (
+            [f32::NEG_INFINITY; MAX_LANES],
+            [f32::NEG_INFINITY; MAX_LANES],
+        );
+        // SAFETY: the caller's contract; there is room for all of a panel's outputs, which are this task's.
+        unsafe {
+            match V::LANES {
+                16 => tile::<V, Coarse, 2, 1>(p, 0, 0),
+                _ => tile::<V, Coarse, 4, 1>(p, 0, 0),
+            }
+            let outputs = p.out.at(p.panel * PANEL);
+            let bounds = self.bounds.as_ptr().cast::<f32>();
+            let length = V::splat(self.length);
+            let (mut all, mut upper) = (V::splat(f32::NEG_INFINITY), V::splat(f32::NEG_INFINITY));
+            for v in 0..vecs::<V>() {
+                let to = outputs.add(v * V::LANES);
+                let output = V::load(to);
+                let bounded = V::fma(V::load(bounds.add(v * V::LANES)), length, output);
+                V::store(to, bounded);
+                (all, upper) = (V::max(output, all), V::max(bounded, upper));
+            }
+            V::store(largest.as_mut_ptr(), all);
+            V::store(most.as_mut_ptr(), upper);
+        }
+        (*self.largest, *self.most) = (of_all(largest), of_all(most));
+    }
+}
+
+/// The largest of some numbers.
+#[inline(always)]
+fn of_all(mut x: [f32; MAX_LANES]) -> f32 {
+    let mut n = MAX_LANES;
+    while n > 1 {
+        n /= 2;
+        for i in 0..n {
+            x[i] = x[i].max(x[i + n]);
+        }
+    }
+    x[0]
+}
+
+/// Multiplies those vectors of a panel that have an output which may be `above` or more.
 struct Refine<'a> {
     product: Product<'a>,
     above: f32,
-    /// Rows that the panel has.
-    rows: usize,
     found: &'a Largest,
     /// Rows multiplied in full.
     full: &'a AtomicUsize,
@@ -224,15 +302,11 @@ impl Kernel for Refine<'_> {
     unsafe fn run<V: Simd>(self) {
         let p = &self.product;
         for v in 0..vecs::<V>() {
-            let first = v * V::LANES;
-            let rows = self.rows.saturating_sub(first).min(V::LANES);
-            let row = p.panel * PANEL + first;
+            let row = p.panel * PANEL + v * V::LANES;
+            let rows = p.layout.rows.saturating_sub(row).min(V::LANES);
             // SAFETY: the caller's contract; the outputs are this task's.
             unsafe {
-                let above = self.above;
-                // Also what is NaN.
-                let may_be = |most: &f32| !(*most < above);
-                if !p.out.part(row, rows).iter().any(may_be) {
+                if !p.out.part(row, rows).iter().any(|x| *x >= self.above) {
                     continue;
                 }
                 tile::<V, Apart, 1, 1>(p, v, 0);

@@ -16,7 +16,7 @@ use std::cell::Cell;
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Range;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 
 use biplane_backend::repack::dequantize_value;
@@ -46,7 +46,7 @@ struct Packed {
     /// What the job reads that followed the last one that began with this matrix: a model's decode steps
     /// are all alike.
     ahead: Ahead,
-    /// How many more times to find the largest output by the whole product.
+    /// How many more times to find the largest output by the whole product; [`u32::MAX`] for always.
     rest: AtomicU32,
 }
 
@@ -249,7 +249,7 @@ impl CpuMatrix {
             (layout, Arithmetic::Exact) => layout,
         };
         let data = pack::pack(m, &layout, taken)?;
-        Ok(CpuMatrix {
+        let matrix = CpuMatrix {
             inner: Arc::new(Packed {
                 layout,
                 data,
@@ -257,7 +257,11 @@ impl CpuMatrix {
                 ahead: Ahead::default(),
                 rest: AtomicU32::new(0),
             }),
-        })
+        };
+        if layout.apart && !matrix.has_bounds() {
+            matrix.inner.rest.store(u32::MAX, Ordering::Relaxed);
+        }
+        Ok(matrix)
     }
 
     /// `[out, in]`.

@@ -510,5 +510,23 @@ fn the_largest_output_is_where_the_whole_product_has_it() {
         }
         xs[0][5] = f32::NAN; // no output is a number
         assert_eq!(matrix.largest(&xs[0]), 0);
+
+        // A row without a bound.
+        for scale in [f16::NAN, f16::INFINITY] {
+            let mut blocks = blocks.clone();
+            let row = 70 * cols / kind.block_len() * kind.block_bytes();
+            blocks[row..row + 2].copy_from_slice(&scale.to_le_bytes());
+            let source = Source::Ggml(kind, blocks);
+            let shape = case.shape;
+            let case = Case { shape, source };
+            let matrix = CpuMatrix::pack(&case.packed(), Arithmetic::Rounded, &|_| {}).unwrap();
+            let mut out = vec![0.0; rows];
+            matrix.matmul_t(&xs[1], 1, &mut out);
+            assert_eq!(
+                matrix.largest(&xs[1]),
+                crate::cpu::argmax(&out),
+                "{cols} {scale}"
+            );
+        }
     }
 }
