@@ -5,7 +5,7 @@
 
 use std::cell::Cell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::cpu::elementwise::argmax;
 use crate::cpu::simd::{Isa, Kernel, MAX_LANES, Simd, launch};
@@ -64,6 +64,49 @@ impl Largest {
     }
 }
 
+/// When a search is worth its while: where all outputs are nearly alike it is not, and then often not for
+/// the tokens that follow.
+#[derive(Default)]
+pub(super) struct Searches {
+    /// Searches in a row that did not help.
+    vain: AtomicU32,
+    /// Searches to leave out.
+    rest: AtomicU32,
+}
+
+impl Searches {
+    const NEVER: u32 = u32::MAX;
+
+    /// None helps.
+    pub fn never(&self) {
+        self.rest.store(Self::NEVER, Ordering::Relaxed);
+    }
+
+    /// Whether to search this time.
+    fn next(&self) -> bool {
+        match self.rest.load(Ordering::Relaxed) {
+            0 => true,
+            Self::NEVER => false,
+            rest => {
+                self.rest.store(rest - 1, Ordering::Relaxed);
+                false
+            }
+        }
+    }
+
+    /// After one in vain another is tried, then one of three, seven, and so on.
+    fn ended(&self, helped: bool) {
+        const MOST: u32 = 6;
+        let vain = match helped {
+            true => 0,
+            false => (self.vain.load(Ordering::Relaxed) + 1).min(MOST),
+        };
+        self.vain.store(vain, Ordering::Relaxed);
+        let rest = (1u32 << vain).saturating_sub(2);
+        self.rest.store(rest, Ordering::Relaxed);
+    }
+}
+
 impl CpuMatrix {
     /// Where the largest of the outputs of one row `x [in]` is, the lowest place among equals, as in what
     /// [`Self::matmul_t`] gives.
@@ -82,14 +125,9 @@ impl CpuMatrix {
         if outputs.len() < len {
             outputs.resize(len, 0.0);
         }
-        let rest = self.inner.rest.load(Ordering::Relaxed);
-        let found = match (layout.apart, rest) {
-            (true, 0) => self.search(isa, x, &mut outputs[..len]),
-            (true, rest) if rest < u32::MAX => {
-                self.inner.rest.store(rest - 1, Ordering::Relaxed);
-                None
-            }
-            _ => None,
+        let found = match layout.apart && self.inner.searches.next() {
+            true => self.search(isa, x, &mut outputs[..len]),
+            false => None,
         };
         let found = found.unwrap_or_else(|| {
             self.matmul_t_with(isa, x, 1, &mut outputs[..layout.rows]);
@@ -115,9 +153,8 @@ impl CpuMatrix {
     fn search(&self, isa: Isa, x: &[f32], outputs: &mut [f32]) -> Option<usize> {
         /// Panels of a task: tens of microseconds, and a few.
         const PANELS: usize = 32;
-        /// Where more than one of so many rows had to be multiplied in full, this many searches are left out.
-        const MANY: usize = 6;
-        const REST: u32 = 32;
+        /// If more than one of so many panels may have the largest, reading all in order is quicker.
+        const MANY: usize = 4;
         let layout = &self.inner.layout;
         let at = Rounding::new(layout, 1);
         let coarse_at = at.with_zero_less(MIDDLE);
@@ -171,7 +208,6 @@ impl CpuMatrix {
             }
         });
         let found = Largest::default();
-        let full = AtomicUsize::new(0);
         let refine = |panel, above: f32| {
             let product = product(panel, &at, whole);
             product.check();
@@ -179,13 +215,21 @@ impl CpuMatrix {
                 product,
                 above,
                 found: &found,
-                full: &full,
             };
             launch(isa, kernel);
         };
         // What seems the largest first, whole, so that as few others as can be have to be looked at.
         let first = likely.place().unwrap_or_default();
         refine(first, f32::NEG_INFINITY);
+        // SAFETY: nothing writes them any more.
+        let most: &[f32] = unsafe { most.part(0, layout.panels()) };
+        let above = found.value();
+        let many = most.iter().filter(|m| **m >= above).count() > layout.panels() / MANY;
+        self.inner.searches.ended(!many);
+        if many {
+            SCRATCH.set(scratch);
+            return None;
+        }
         if let Some(last) = LAST.replace(Arc::downgrade(&self.inner)).upgrade() {
             last.ahead.set(|thread| {
                 let task = pool::stretch(tasks, thread, pool::threads()).start;
@@ -195,16 +239,12 @@ impl CpuMatrix {
         pool::parallel_for_then(&self.inner.ahead, tasks, |task| {
             for panel in panels(task).filter(|panel| *panel != first) {
                 let above = found.value();
-                // SAFETY: nothing writes them any more.
-                if unsafe { *most.at(panel) } >= above {
+                if most[panel] >= above {
                     refine(panel, above);
                 }
             }
         });
         SCRATCH.set(scratch);
-        if full.into_inner() > layout.rows / MANY {
-            self.inner.rest.store(REST, Ordering::Relaxed);
-        }
         found.place()
     }
 }
@@ -291,8 +331,6 @@ struct Refine<'a> {
     product: Product<'a>,
     above: f32,
     found: &'a Largest,
-    /// Rows multiplied in full.
-    full: &'a AtomicUsize,
 }
 
 impl Kernel for Refine<'_> {
@@ -310,7 +348,6 @@ impl Kernel for Refine<'_> {
                     continue;
                 }
                 tile::<V, Apart, 1, 1>(p, v, 0);
-                self.full.fetch_add(rows, Ordering::Relaxed);
                 for (i, x) in p.out.part(row, rows).iter().enumerate() {
                     self.found.see(*x, row + i);
                 }
@@ -322,6 +359,24 @@ impl Kernel for Refine<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn searches_in_vain_become_rare_and_one_that_helps_is_followed_by_others() {
+        let searches = Searches::default();
+        let mut tried = Vec::new();
+        for i in 0..40 {
+            if searches.next() {
+                tried.push(i);
+                searches.ended(false);
+            }
+        }
+        assert_eq!(tried, [0, 1, 4, 11, 26]);
+        while !searches.next() {}
+        searches.ended(true);
+        assert!(searches.next());
+        searches.never();
+        assert!((0..100).all(|_| !searches.next()));
+    }
 
     #[test]
     fn ranks_order_as_floats_do() {

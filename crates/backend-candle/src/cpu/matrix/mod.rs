@@ -16,7 +16,6 @@ use std::cell::Cell;
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 
 use biplane_backend::repack::dequantize_value;
@@ -29,6 +28,7 @@ use activations::{Arrangement, arrange};
 use apart::Apart;
 use codec::{Codec, PANEL};
 use kernels::{Gemv, Product, gemm};
+use largest::Searches;
 use layout::{Bias, Format, Layout, with_codec, with_codes};
 use rounded::{Rounding, round};
 
@@ -46,8 +46,8 @@ struct Packed {
     /// What the job reads that followed the last one that began with this matrix: a model's decode steps
     /// are all alike.
     ahead: Ahead,
-    /// How many more times to find the largest output by the whole product; [`u32::MAX`] for always.
-    rest: AtomicU32,
+    /// Whether to look for the largest output alone.
+    searches: Searches,
 }
 
 /// How products are computed.
@@ -255,11 +255,11 @@ impl CpuMatrix {
                 data,
                 arithmetic,
                 ahead: Ahead::default(),
-                rest: AtomicU32::new(0),
+                searches: Searches::default(),
             }),
         };
         if layout.apart && !matrix.has_bounds() {
-            matrix.inner.rest.store(u32::MAX, Ordering::Relaxed);
+            matrix.inner.searches.never();
         }
         Ok(matrix)
     }
