@@ -18,26 +18,30 @@ import subprocess
 from collections import defaultdict
 
 
-def output(*command):
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+KEYS = [f"{what}_tokens_per_second" for what in ("prefill", "decode")]
+
+
+def output(*command, **more):
+    return subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True, **more).stdout
 
 
 def mlx_lm(args, folder):
     """Prompt tokens a second, decoded tokens a second."""
     script = pathlib.Path(__file__).parents[1] / "scripts/gpu/mlx_lm_bench.py"
-    sizes = map(str, (args.prompt, args.generate, args.repeat))
-    result = json.loads(output(args.python, script, folder, *sizes))
-    return result["prefill"], result["decode"]
+    # A line of input is a run of one stream; the first does not count.
+    lines = output(args.python, script, folder, args.prompt, args.generate, input="1\n" * (1 + args.repeat))
+    results = [json.loads(line) for line in lines.splitlines()][1:]
+    return tuple(statistics.median(r[key] for r in results) for key in KEYS)
 
 
 def biplane(args, folder, dtype):
     """As `mlx_lm`."""
     command = [
-        args.biplane, "bench", "-m", folder, "--backend", "mlx", "--json", "--repeat", str(args.repeat),
-        "--prompt-tokens", str(args.prompt), "--generate", str(args.generate),
+        args.biplane, "bench", "-m", folder, "--backend", "mlx", "--json", "--repeat", args.repeat,
+        "--prompt-tokens", args.prompt, "--generate", args.generate,
     ]
     result = json.loads(output(*command, *(["--dtype", dtype] if dtype else [])))[0]
-    return tuple(result[f"{what}_tokens_per_second"] for what in ("prefill", "decode"))
+    return tuple(result[key] for key in KEYS)
 
 
 def main():

@@ -97,6 +97,15 @@ pub trait WeightMatrix: Clone + Debug + Send + 'static {
         defaults::matmul_t_with(self, x, around)
     }
 
+    /// [`Tensor::argmax`] of [`WeightMatrix::matmul_t`], where the outputs themselves are not wanted: `x
+    /// [rows, in]` gives `U32 [rows]`. A backend may leave out outputs that cannot be the largest.
+    ///
+    /// # Errors
+    /// As [`WeightMatrix::matmul_t`] and [`Tensor::argmax`].
+    fn argmax_t(&self, x: &Self::Tensor) -> Result<Self::Tensor> {
+        self.matmul_t(x)?.argmax()
+    }
+
     /// The rows of some matrices of one `in` under each other as one matrix, where the backend
     /// multiplies one large matrix faster than the parts and they have one form; `None` where not.
     ///

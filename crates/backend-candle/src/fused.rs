@@ -84,7 +84,12 @@ pub(crate) fn argmax(x: &CandleTensor, cols: usize) -> Result<CandleTensor> {
         .chunks_exact(cols)
         .map(|row| cpu::argmax(row) as u32)
         .collect();
-    let inner = Inner::from_vec(at, shape.as_slice(), &Device::Cpu).map_err(failed(op))?;
+    numbers(op, shape, at)
+}
+
+/// A tensor of whole numbers on the processor, as many as `shape` has.
+pub(crate) fn numbers(op: &'static str, shape: Shape, values: Vec<u32>) -> Result<CandleTensor> {
+    let inner = Inner::from_vec(values, shape.as_slice(), &Device::Cpu).map_err(failed(op))?;
     Ok(CandleTensor::new(inner, shape, DType::U32))
 }
 

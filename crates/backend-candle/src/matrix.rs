@@ -3,14 +3,15 @@
 use std::{ops::Range, sync::Arc};
 
 use biplane_backend::{
-    DType, Error, PackedMatrix, Result, Shape, Tensor, WeightMatrix, defaults::require_float,
+    Around, DType, Error, PackedMatrix, Result, Shape, Tensor, WeightMatrix,
+    defaults::{self, require_float},
 };
 use candle_core::Device;
 
 use crate::{
     CandleTensor,
     cpu::{Arithmetic, CpuMatrix},
-    fused::{Floats, made, output, row_major},
+    fused::{Floats, made, numbers, output, row_major},
     gpu_matrix::GpuMatrix,
     memory,
     primitives::check_ids,
@@ -133,6 +134,46 @@ impl WeightMatrix for CandleMatrix {
         CpuMatrix::matmul_t_each(&mut each, &x_rows, rows);
         let made = outs.into_iter().map(|(shape, out)| made(op, shape, out));
         made.collect()
+    }
+
+    fn matmul_t_with(
+        &self,
+        x: &CandleTensor,
+        around: &Around<'_, CandleTensor>,
+    ) -> Result<CandleTensor> {
+        let op = "matmul_t_with";
+        let (Form::Cpu(m), true, Some(add)) = (&self.form, x.is_cpu_f32(), around.add) else {
+            return defaults::matmul_t_with(self, x, around);
+        };
+        // A residual is added where the product is: one tensor less, and they are small ones.
+        let shape = x
+            .shape()
+            .with_dim(op, x.shape().rank().saturating_sub(1), self.shape[0])?;
+        let alone = around.norm.is_none() && around.bias.is_none() && around.gate.is_none();
+        let fits = x.shape().last(op)? == self.shape[1] && add.shape() == shape && add.is_cpu_f32();
+        if !alone || !fits || x.shape().numel() == 0 {
+            return defaults::matmul_t_with(self, x, around);
+        }
+        let (rows, to) = (row_major(op, x)?, row_major(op, add)?);
+        let (rows, to) = (Floats::all(op, &rows)?, Floats::all(op, &to)?);
+        output(op, shape, |out| {
+            m.matmul_t(&rows, rows.len() / self.shape[1], out);
+            out.iter_mut()
+                .zip(to.iter())
+                .for_each(|(out, to)| *out += to);
+        })
+    }
+
+    fn argmax_t(&self, x: &CandleTensor) -> Result<CandleTensor> {
+        let op = "argmax_t";
+        match &self.form {
+            Form::Cpu(m) if x.is_cpu_f32() && x.shape() == Shape::from([1, self.shape[1]]) => {
+                let row = row_major(op, x)?;
+                let place = m.largest(&Floats::all(op, &row)?);
+                numbers(op, Shape::from([1]), vec![place as u32])
+            }
+            _ => self.matmul_t(x)?.argmax(),
+        }
     }
 
     fn take_rows(&self, ids: &CandleTensor, dtype: DType) -> Result<CandleTensor> {

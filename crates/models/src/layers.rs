@@ -18,6 +18,17 @@ impl<B: Backend> Linear<B> {
         self.add_bias(self.weight.matmul_t(x)?)
     }
 
+    /// Where each row's largest output is, `U32 [tokens]`.
+    ///
+    /// # Errors
+    /// As [`WeightMatrix::argmax_t`].
+    pub fn argmax(&self, x: &B::Tensor) -> Result<B::Tensor> {
+        match self.bias {
+            None => self.weight.argmax_t(x),
+            Some(_) => self.forward(x)?.argmax(),
+        }
+    }
+
     /// [`Linear::forward`], added to `to`.
     ///
     /// # Errors

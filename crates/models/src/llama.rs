@@ -284,8 +284,8 @@ impl<B: Backend> Model<B> for Llama<B> {
         self.norm.forward(x)
     }
 
-    fn head(&self, x: &B::Tensor) -> biplane_backend::Result<B::Tensor> {
-        self.lm_head.forward(x)
+    fn head(&self) -> &Linear<B> {
+        &self.lm_head
     }
 }
 

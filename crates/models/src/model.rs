@@ -4,7 +4,10 @@ use biplane_backend::Backend;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::{CacheSpec, Result, Step, Weights, checkpoint::GgufMetadata, gguf_names::GgufNames};
+use crate::{
+    CacheSpec, Result, Step, Weights, checkpoint::GgufMetadata, gguf_names::GgufNames,
+    layers::Linear,
+};
 
 /// A model that runs: its weights on a device, and the forward pass.
 pub trait Model<B: Backend> {
@@ -23,11 +26,8 @@ pub trait Model<B: Backend> {
     /// Only what the backend reports.
     fn norm(&self, x: &B::Tensor) -> biplane_backend::Result<B::Tensor>;
 
-    /// Logits `[rows, vocab]` of rows that passed [`Self::norm`].
-    ///
-    /// # Errors
-    /// Only what the backend reports.
-    fn head(&self, x: &B::Tensor) -> biplane_backend::Result<B::Tensor>;
+    /// What gives logits `[rows, vocab]` of rows that passed [`Self::norm`].
+    fn head(&self) -> &Linear<B>;
 }
 
 /// What the runner needs to know of a configuration, whatever the architecture.

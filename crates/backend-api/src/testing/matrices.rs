@@ -167,6 +167,9 @@ fn check_products<B: Backend>(
                 let (each, one) = (each.to_bytes().unwrap(), y.to_bytes().unwrap());
                 assert_eq!(each, one, "{what}: two matrices at once");
             }
+            let largest = w.argmax_t(&x).unwrap().to_bytes().unwrap();
+            let of_all = y.argmax().unwrap().to_bytes().unwrap();
+            assert_eq!(largest, of_all, "{what}: the largest output");
             if expect.batch_invariant {
                 let row = y.narrow(0, 0, 1).unwrap().to_bytes().unwrap();
                 let first = first_row.get_or_insert_with(|| row.clone());

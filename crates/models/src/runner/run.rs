@@ -179,21 +179,17 @@ impl<B: Backend> Runner<B> {
         let x = self.model.forward(&mut step)?;
         let (mut caches, batch) = (step.caches, step.batch);
         let hidden = self.normed_rows(&x, &hidden_rows)?;
-        let mut logits = match self.normed_rows(&x, &logit_rows)? {
-            Some(x) => Some(self.model.head(&x)?),
-            None => None,
+        let only_tokens = !wanted
+            .iter()
+            .any(|span| matches!(span.want, Want::LastLogits | Want::AllLogits));
+        let (logits, tokens) = match self.normed_rows(&x, &logit_rows)? {
+            Some(x) if only_tokens => (None, Some(self.model.head().argmax(&x)?)),
+            Some(x) => (Some(self.model.head().forward(&x)?), None),
+            None => (None, None),
         };
         for (cache, span) in caches.iter_mut().zip(&wanted) {
             cache.advance(plan.spans.get(span.place).map_or(0, |s| s.tokens.len()));
         }
-        let only_tokens = !wanted
-            .iter()
-            .any(|span| matches!(span.want, Want::LastLogits | Want::AllLogits));
-        let tokens = match &logits {
-            Some(logits) if only_tokens => Some(logits.argmax()?),
-            _ => None,
-        };
-        logits = logits.filter(|_| !only_tokens);
         let mut pending: Vec<&B::Tensor> = caches.iter().flat_map(SequenceCache::tensors).collect();
         pending.extend(batch.iter().flat_map(BatchCache::tensors));
         pending.extend([&logits, &tokens, &hidden].into_iter().flatten());

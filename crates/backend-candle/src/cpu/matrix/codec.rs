@@ -87,17 +87,31 @@ pub(super) trait Quads {
     const BLOCK_WORDS: usize;
     /// Whether codes may be 64 or more, see [`Simd::dot4`].
     const WIDE: bool;
+    /// Words of a block's low bits where those lie apart; see [`super::apart`].
+    const LOW_WORDS: usize = 0;
 
     /// Codes `4·q` to `4·q + 3` of the rows of vector `v`, a byte each.
     ///
     /// # Safety
-    /// The machine has `V`'s instructions; [`Quads::BLOCK_WORDS`] words lie at `block`; `q` is below
-    /// [`Quads::QUADS`], `v` below [`vecs`].
-    unsafe fn quad<V: Simd>(block: *const u32, q: usize, v: usize) -> V::I;
+    /// The machine has `V`'s instructions; [`Quads::BLOCK_WORDS`] words lie at `block`, and
+    /// [`Quads::LOW_WORDS`] at `low`; `q` is below [`Quads::QUADS`], `v` below [`vecs`].
+    unsafe fn quad<V: Simd>(block: *const u32, low: *const u32, q: usize, v: usize) -> V::I;
 }
 
-/// Codes of `BITS` bits, at exactly `BITS` bits each: in planes of 8, 4, 2 and 1 bits, the lowest bits
-/// first. A word of a plane of `w` bits holds `8 / w` quads, the first in its bytes' lowest bits.
+/// `bits` bits in every byte.
+pub(super) const fn mask(bits: usize) -> u32 {
+    ((1 << bits) - 1) * 0x0101_0101
+}
+
+/// Word and shift of quad `q` in a plane of `bits` bits.
+#[inline]
+pub(super) const fn place(bits: usize, q: usize) -> (usize, usize) {
+    let quads = 8 / bits;
+    (q / quads, bits * (q % quads))
+}
+
+/// Codes of `BITS` bits, at exactly `BITS` bits each: in planes of 8, 4, 2 and 1 bits, the highest bits
+/// first: that plane is the smaller one, and read in order the whole is what the processor fetches by itself. A word of a plane of `w` bits holds `8 / w` quads, the first in its bytes' lowest bits.
 pub(super) struct Codes<const BITS: usize, const BLOCK: usize>;
 
 impl<const BITS: usize, const BLOCK: usize> Codes<BITS, BLOCK> {
@@ -109,44 +123,32 @@ impl<const BITS: usize, const BLOCK: usize> Codes<BITS, BLOCK> {
     };
     /// Bits in the plane of high bits.
     const HIGH: usize = BITS - Self::LOW;
-    /// Words of a row in the plane of low bits.
-    const LOW_WORDS: usize = BLOCK * Self::LOW / 32;
+    /// Words of a row in the plane of high bits.
+    const HIGH_WORDS: usize = BLOCK * Self::HIGH / 32;
     const ROW_WORDS: usize = BLOCK * BITS / 32;
-
-    /// `bits` bits in every byte.
-    const fn mask(bits: usize) -> u32 {
-        ((1 << bits) - 1) * 0x0101_0101
-    }
-
-    /// Word and shift of quad `q` in a plane of `bits` bits.
-    #[inline]
-    const fn place(bits: usize, q: usize) -> (usize, usize) {
-        let quads = 8 / bits;
-        (q / quads, bits * (q % quads))
-    }
 
     /// Stores four codes of `row`, a byte each, into a block of zeros.
     #[inline]
     pub fn set_quad(block: &mut [u32], q: usize, row: usize, codes: u32) {
-        let (word, shift) = Self::place(Self::LOW, q);
-        block[word * PANEL + row] |= (codes & Self::mask(Self::LOW)) << shift;
+        let (word, shift) = place(Self::LOW, q);
+        block[(Self::HIGH_WORDS + word) * PANEL + row] |= (codes & mask(Self::LOW)) << shift;
         if Self::HIGH > 0 {
-            let (word, shift) = Self::place(Self::HIGH, q);
-            let high = codes >> Self::LOW & Self::mask(Self::HIGH);
-            block[(Self::LOW_WORDS + word) * PANEL + row] |= high << shift;
+            let (word, shift) = place(Self::HIGH, q);
+            let high = codes >> Self::LOW & mask(Self::HIGH);
+            block[word * PANEL + row] |= high << shift;
         }
     }
 
     /// What [`Self::set_quad`] stored.
     fn get_quad(block: &[u32], q: usize, row: usize) -> u32 {
-        let (word, shift) = Self::place(Self::LOW, q);
-        let low = block[word * PANEL + row] >> shift & Self::mask(Self::LOW);
+        let (word, shift) = place(Self::LOW, q);
+        let low = block[(Self::HIGH_WORDS + word) * PANEL + row] >> shift & mask(Self::LOW);
         if Self::HIGH == 0 {
             return low;
         }
-        let (word, shift) = Self::place(Self::HIGH, q);
-        let high = block[(Self::LOW_WORDS + word) * PANEL + row] >> shift;
-        low | (high & Self::mask(Self::HIGH)) << Self::LOW
+        let (word, shift) = place(Self::HIGH, q);
+        let high = block[word * PANEL + row] >> shift;
+        low | (high & mask(Self::HIGH)) << Self::LOW
     }
 }
 
@@ -167,10 +169,11 @@ impl<const BITS: usize, const BLOCK: usize> Quads for Codes<BITS, BLOCK> {
     const WIDE: bool = BITS == 8;
 
     #[inline(always)]
-    unsafe fn quad<V: Simd>(block: *const u32, q: usize, v: usize) -> V::I {
-        let (word, shift) = Self::place(Self::LOW, q);
+    unsafe fn quad<V: Simd>(block: *const u32, _: *const u32, q: usize, v: usize) -> V::I {
+        let (word, shift) = place(Self::LOW, q);
         // SAFETY: all words read are the block's.
         unsafe {
+            let word = Self::HIGH_WORDS + word;
             let low = V::load_words(block.add(word * PANEL + v * V::LANES));
             if Self::LOW == 8 {
                 return low;
@@ -180,12 +183,11 @@ impl<const BITS: usize, const BLOCK: usize> Quads for Codes<BITS, BLOCK> {
             } else {
                 V::shr(low, shift as u32)
             };
-            let low = V::and(low, V::splat_word(Self::mask(Self::LOW)));
+            let low = V::and(low, V::splat_word(mask(Self::LOW)));
             if Self::HIGH == 0 {
                 return low;
             }
-            let (word, shift) = Self::place(Self::HIGH, q);
-            let word = Self::LOW_WORDS + word;
+            let (word, shift) = place(Self::HIGH, q);
             let high = V::load_words(block.add(word * PANEL + v * V::LANES));
             let high = if shift > Self::LOW {
                 V::shr(high, (shift - Self::LOW) as u32)
@@ -194,7 +196,7 @@ impl<const BITS: usize, const BLOCK: usize> Quads for Codes<BITS, BLOCK> {
             } else {
                 high
             };
-            let mask = V::splat_word(Self::mask(Self::HIGH) << Self::LOW);
+            let mask = V::splat_word(mask(Self::HIGH) << Self::LOW);
             V::or(low, V::and(high, mask))
         }
     }
@@ -211,7 +213,7 @@ impl<const BITS: usize, const BLOCK: usize> Codec for Codes<BITS, BLOCK> {
             unroll8!(Q => {
                 if 4 * Q < BLOCK {
                     for v in 0..vecs::<V>() {
-                        let quad = Self::quad::<V>(block, Q, v);
+                        let quad = Self::quad::<V>(block, block, Q, v);
                         for b in 0..3 {
                             let code = V::and(quad, V::splat_word(0xff << (8 * b)));
                             sink.put(4 * Q + b, v, V::to_float(code));

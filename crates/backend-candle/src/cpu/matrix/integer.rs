@@ -15,7 +15,7 @@ use crate::cpu::simd::{Isa, Kernel, Simd, launch, prefetch};
 
 use super::codec::{PANEL, Quads, unroll8, vecs};
 use super::kernels::load_scale;
-use super::layout::{Bias, Format, Layout, ScaleType, Scaling};
+use super::layout::{Bias, Layout, Scaling};
 use super::rounded::{EXTRA, Rounding};
 
 /// Most tokens that codes are taken out of their words for directly; for more, a panel's codes are
@@ -34,6 +34,8 @@ pub(super) struct Product<'a> {
     pub panel: usize,
     /// The panel's words.
     pub words: &'a [u32],
+    /// Those that lie apart.
+    pub low: &'a [u32],
     pub at: &'a Rounding,
     /// All rounded activations.
     pub x: &'a [u32],
@@ -44,6 +46,15 @@ pub(super) struct Product<'a> {
     pub out: SharedOut,
 }
 
+impl Product<'_> {
+    /// That all words and activations are there.
+    pub fn check(&self) {
+        assert!(self.words.len() == self.layout.panel_words() && self.x.len() == self.at.len());
+        assert!(self.low.len() == self.layout.apart_words());
+        assert!(self.first + self.tokens <= self.at.rows);
+    }
+}
+
 thread_local! {
     /// Room for a panel of bytes, kept from call to call.
     static BYTES: Cell<Vec<u32>> = const { Cell::new(Vec::new()) };
@@ -51,13 +62,12 @@ thread_local! {
 
 /// Multiplies.
 pub(super) fn multiply<C: Quads>(isa: Isa, p: Product<'_>) {
-    assert!(p.words.len() == p.layout.panel_words() && p.x.len() == p.at.len());
-    assert!(p.first + p.tokens <= p.at.rows);
+    p.check();
     if p.tokens <= DIRECT {
         launch(isa, Tokens::<C, false>(p, PhantomData));
         return;
     }
-    let bytes = bytes_layout(p.layout);
+    let bytes = p.layout.as_bytes();
     let mut room = BYTES.take();
     if room.len() < bytes.panel_words() {
         room.resize(bytes.panel_words(), 0);
@@ -68,6 +78,7 @@ pub(super) fn multiply<C: Quads>(isa: Isa, p: Product<'_>) {
         ToBytes::<C> {
             from: p.layout,
             words: p.words,
+            low: p.low,
             to: &bytes,
             bytes: words,
             codec: PhantomData,
@@ -76,6 +87,7 @@ pub(super) fn multiply<C: Quads>(isa: Isa, p: Product<'_>) {
     let p = Product {
         layout: &bytes,
         words,
+        low: &[],
         ..p
     };
     match (C::QUADS, C::WIDE) {
@@ -87,21 +99,6 @@ pub(super) fn multiply<C: Quads>(isa: Isa, p: Product<'_>) {
     BYTES.set(room);
 }
 
-/// The layout of the same matrix with a byte a code and scales in `f32`.
-fn bytes_layout(layout: &Layout) -> Layout {
-    Layout {
-        format: Format::Codes {
-            bits: 8,
-            block: layout.block(),
-        },
-        scaling: layout.scaling.map(|s| Scaling {
-            ty: ScaleType::F32,
-            ..s
-        }),
-        ..*layout
-    }
-}
-
 /// A byte a code; whether any is 64 or more is known of where they come from.
 struct Bytes<const BLOCK: usize, const WIDE: bool>;
 
@@ -110,7 +107,7 @@ impl<const BLOCK: usize, const WIDE: bool> Quads for Bytes<BLOCK, WIDE> {
     const BLOCK_WORDS: usize = BLOCK / 4 * PANEL;
     const WIDE: bool = WIDE;
     #[inline(always)]
-    unsafe fn quad<V: Simd>(block: *const u32, q: usize, v: usize) -> V::I {
+    unsafe fn quad<V: Simd>(block: *const u32, _: *const u32, q: usize, v: usize) -> V::I {
         // SAFETY: the caller's contract.
         unsafe { V::load_words(block.add(q * PANEL + v * V::LANES)) }
     }
@@ -120,6 +117,7 @@ impl<const BLOCK: usize, const WIDE: bool> Quads for Bytes<BLOCK, WIDE> {
 struct ToBytes<'a, C> {
     from: &'a Layout,
     words: &'a [u32],
+    low: &'a [u32],
     to: &'a Layout,
     bytes: &'a mut [u32],
     codec: PhantomData<C>,
@@ -131,7 +129,8 @@ impl<C: Quads> Kernel for ToBytes<'_, C> {
         let (from, to) = (self.from, self.to);
         let Some(scaling) = from.scaling else { return };
         let headers = from.header_words() / from.scale_words();
-        let runs = self.words.chunks_exact(from.run_words());
+        let mut low = self.low.as_ptr();
+        let runs = self.words[..from.runs_words()].chunks_exact(from.run_words());
         let all = self
             .bytes
             .chunks_exact_mut(to.run_words() * from.run_groups());
@@ -156,12 +155,13 @@ impl<C: Quads> Kernel for ToBytes<'_, C> {
                         unroll8!(Q => {
                             if Q < C::QUADS {
                                 for v in 0..vecs::<V>() {
-                                    let quad = C::quad::<V>(block.as_ptr(), Q, v);
+                                    let quad = C::quad::<V>(block.as_ptr(), low, Q, v);
                                     let at = to.as_mut_ptr().add(Q * PANEL + v * V::LANES);
                                     V::store(at.cast(), V::from_bits(quad));
                                 }
                             }
                         });
+                        low = low.wrapping_add(C::LOW_WORDS);
                     }
                 }
             }
@@ -217,7 +217,7 @@ unsafe fn strip<V: Simd, C: Quads, const R: usize, const T: usize>(
 // Plain loops: what a closure calls would not have the instructions.
 #[allow(clippy::needless_range_loop)]
 #[inline(always)]
-unsafe fn tile<V: Simd, C: Quads, const R: usize, const T: usize>(
+pub(super) unsafe fn tile<V: Simd, C: Quads, const R: usize, const T: usize>(
     p: &Product<'_>,
     first: usize,
     token: usize,
@@ -228,7 +228,7 @@ unsafe fn tile<V: Simd, C: Quads, const R: usize, const T: usize>(
     };
     let stored = bias == Bias::Stored;
     let row_words = p.at.row_words();
-    // SAFETY: `multiply` has checked that all words and activations are there.
+    // SAFETY: [`Product::check`] has seen that all words and activations are there.
     unsafe {
         let x = p.x.as_ptr().add((p.first + token) * row_words);
         let mut x = [x; T];
@@ -237,9 +237,13 @@ unsafe fn tile<V: Simd, C: Quads, const R: usize, const T: usize>(
         }
         let mut acc = [[V::splat(0.0); T]; R];
         let mut word = p.words.as_ptr();
+        let mut low = p.low.as_ptr();
+        // What the memory is asked for next: every line once, those of scales too.
+        let asks = T <= DIRECT && first == 0;
+        let (mut asked, mut low_asked) = (word.wrapping_add(AHEAD), low.wrapping_add(AHEAD));
         let mut at = 0;
         let (scale_words, header_words) = (layout.scale_words(), layout.header_words());
-        let group_blocks = layout.group / (4 * C::QUADS);
+        let group_blocks = layout.group_blocks();
         let run_groups = layout.run_groups();
         let mut run = word;
         let mut g = run_groups;
@@ -247,6 +251,12 @@ unsafe fn tile<V: Simd, C: Quads, const R: usize, const T: usize>(
             if g == run_groups {
                 (run, g) = (word, 0);
                 word = word.add(header_words);
+                if asks {
+                    for line in (0..header_words).step_by(LINE) {
+                        prefetch(asked.wrapping_add(line));
+                    }
+                    asked = asked.wrapping_add(header_words);
+                }
             }
             let group = g;
             g += 1;
@@ -255,10 +265,15 @@ unsafe fn tile<V: Simd, C: Quads, const R: usize, const T: usize>(
                 scales[r] = load_scale::<V>(ty, run, group, first + r);
             }
             for _ in 0..group_blocks {
-                if T <= DIRECT && first == 0 {
+                if asks {
                     for line in (0..C::BLOCK_WORDS).step_by(LINE) {
-                        prefetch(word.wrapping_add(AHEAD + line));
+                        prefetch(asked.wrapping_add(line));
                     }
+                    asked = asked.wrapping_add(C::BLOCK_WORDS);
+                    for line in (0..C::LOW_WORDS).step_by(LINE) {
+                        prefetch(low_asked.wrapping_add(line));
+                    }
+                    low_asked = low_asked.wrapping_add(C::LOW_WORDS);
                 }
                 let mut sums = [[V::splat_word(0); T]; R];
                 if !stored {
@@ -273,7 +288,7 @@ unsafe fn tile<V: Simd, C: Quads, const R: usize, const T: usize>(
                     if Q < C::QUADS {
                         let mut codes = [V::splat_word(0); R];
                         for r in 0..R {
-                            codes[r] = C::quad::<V>(word, Q, first + r);
+                            codes[r] = C::quad::<V>(word, low, Q, first + r);
                         }
                         for t in 0..T {
                             let x = V::splat_word(*x[t].add(at + Q));
@@ -308,6 +323,7 @@ unsafe fn tile<V: Simd, C: Quads, const R: usize, const T: usize>(
                     }
                 }
                 word = word.add(C::BLOCK_WORDS);
+                low = low.wrapping_add(C::LOW_WORDS);
                 at += C::QUADS + EXTRA;
             }
         }

@@ -1,6 +1,7 @@
 use biplane_backend::{DType, Error, GgmlKind, PackedLayout, PackedMatrix, Result};
 
-use super::codec::{self, Codec, PANEL};
+use super::apart;
+use super::codec::{self, Codec, PANEL, Quads};
 
 /// How elements are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,7 +98,8 @@ pub(super) struct Scaling {
 /// The matrix is panels of [`PANEL`] rows; a panel is runs of groups; a run is its scales, its biases if
 /// stored, and its groups' blocks. Scales (and biases) are `[PANEL]` of a run of one group, or, where they
 /// are multiples, `[PANEL]` halves and `[groups, PANEL]` bytes of a run of [`SUPER`] elements. Missing rows
-/// and elements are zeros.
+/// and elements are zeros. Where low bits lie apart (see [`apart`]), they follow the last panel, in the order
+/// of panels and blocks, and every panel ends with `[PANEL]` bounds.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Layout {
     pub rows: usize,
@@ -107,6 +109,24 @@ pub(super) struct Layout {
     pub scaling: Option<Scaling>,
     /// Elements of a row in a group.
     pub group: usize,
+    /// Whether blocks hold their codes' high bits alone.
+    pub apart: bool,
+    sizes: Sizes,
+}
+
+/// What follows from the rest of a [`Layout`], computed once: kernels ask for every panel.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sizes {
+    panels: usize,
+    groups: usize,
+    block: usize,
+    group_blocks: usize,
+    run_groups: usize,
+    runs: usize,
+    scale_words: usize,
+    header_words: usize,
+    group_words: usize,
+    low_words: usize,
 }
 
 impl Layout {
@@ -178,27 +198,92 @@ impl Layout {
             format,
             scaling,
             group,
-        })
+            apart: false,
+            sizes: Sizes::default(),
+        }
+        .sized())
+    }
+
+    /// With low bits apart, if it is a vocabulary's matrix in a format that allows it.
+    pub fn apart_if_tall(self) -> Layout {
+        /// Rows that make reading less worth a second pass, and how many times its columns it has.
+        const ROWS: usize = 16_384;
+        const TALL: usize = 4;
+        let format = matches!(
+            self.format,
+            Format::Codes {
+                bits: 8,
+                block: apart::BLOCK
+            }
+        );
+        let zero = matches!(self.scaling, Some(s) if matches!(s.bias, Bias::ZeroPoint(_)));
+        Layout {
+            apart: format
+                && zero
+                && self.group == apart::BLOCK
+                && self.rows >= ROWS
+                && self.rows / TALL >= self.cols,
+            ..self
+        }
+        .sized()
+    }
+
+    /// With the sizes that the other fields ask for.
+    fn sized(mut self) -> Layout {
+        let (block, block_words) = with_codec!(self.format, C => (C::BLOCK, C::WORDS));
+        let groups = self.cols.div_ceil(self.group);
+        let group_blocks = self.group / block;
+        let ty = self.scaling.map(|s| s.ty);
+        let run_groups = match ty {
+            Some(ScaleType::Multiple) => SUPER / self.group,
+            _ => 1,
+        };
+        let scale_words = match ty {
+            None => 0,
+            Some(ScaleType::F32) => PANEL,
+            Some(ScaleType::F16 | ScaleType::BF16) => PANEL / 2,
+            Some(ScaleType::Multiple) => PANEL / 2 + run_groups * (PANEL / 4),
+        };
+        let (block_words, low_words) = match self.apart {
+            true => (apart::Apart::BLOCK_WORDS, apart::Apart::LOW_WORDS),
+            false => (block_words, 0),
+        };
+        self.sizes = Sizes {
+            panels: self.rows.div_ceil(PANEL),
+            groups,
+            block,
+            group_blocks,
+            run_groups,
+            runs: groups.div_ceil(run_groups),
+            scale_words,
+            header_words: match self.scaling.map(|s| s.bias) {
+                Some(Bias::Stored) => 2 * scale_words,
+                _ => scale_words,
+            },
+            group_words: group_blocks * block_words,
+            low_words,
+        };
+        self
     }
 
     /// Number of panels.
     pub fn panels(&self) -> usize {
-        self.rows.div_ceil(PANEL)
+        self.sizes.panels
     }
 
     /// Number of groups of a row.
     pub fn groups(&self) -> usize {
-        self.cols.div_ceil(self.group)
+        self.sizes.groups
     }
 
     /// Elements of a row in a block.
     pub fn block(&self) -> usize {
-        with_codec!(self.format, C => C::BLOCK)
+        self.sizes.block
     }
 
     /// Blocks of a group.
     pub fn group_blocks(&self) -> usize {
-        self.group / self.block()
+        self.sizes.group_blocks
     }
 
     /// Blocks of a row.
@@ -208,41 +293,27 @@ impl Layout {
 
     /// Groups of a run.
     pub fn run_groups(&self) -> usize {
-        match self.scaling.map(|s| s.ty) {
-            Some(ScaleType::Multiple) => SUPER / self.group,
-            _ => 1,
-        }
+        self.sizes.run_groups
     }
 
     /// Number of runs of a row.
     pub fn runs(&self) -> usize {
-        self.groups().div_ceil(self.run_groups())
+        self.sizes.runs
     }
 
     /// Words of a panel's scales of one run.
     pub fn scale_words(&self) -> usize {
-        match self.scaling.map(|s| s.ty) {
-            None => 0,
-            Some(ScaleType::F32) => PANEL,
-            Some(ScaleType::F16 | ScaleType::BF16) => PANEL / 2,
-            Some(ScaleType::Multiple) => PANEL / 2 + self.run_groups() * (PANEL / 4),
-        }
+        self.sizes.scale_words
     }
 
     /// Words before a run's first block.
     pub fn header_words(&self) -> usize {
-        match self.scaling {
-            Some(Scaling {
-                bias: Bias::Stored, ..
-            }) => 2 * self.scale_words(),
-            _ => self.scale_words(),
-        }
+        self.sizes.header_words
     }
 
     /// Words of a group's blocks.
     pub fn group_words(&self) -> usize {
-        let block = with_codec!(self.format, C => C::WORDS);
-        self.group_blocks() * block
+        self.sizes.group_words
     }
 
     /// Words of a run of a panel.
@@ -250,9 +321,41 @@ impl Layout {
         self.header_words() + self.run_groups() * self.group_words()
     }
 
-    /// Words of a panel.
-    pub fn panel_words(&self) -> usize {
+    /// Words of a panel's runs.
+    pub fn runs_words(&self) -> usize {
         self.runs() * self.run_words()
+    }
+
+    /// Words of a block's low bits, where they lie apart.
+    pub fn low_words(&self) -> usize {
+        self.sizes.low_words
+    }
+
+    /// Words of a panel, without what lies apart.
+    pub fn panel_words(&self) -> usize {
+        self.runs_words() + if self.apart { PANEL } else { 0 }
+    }
+
+    /// Words of a panel that lie apart.
+    pub fn apart_words(&self) -> usize {
+        self.blocks() * self.low_words()
+    }
+
+    /// The layout of the same matrix with a byte a code and scales in `f32`.
+    pub fn as_bytes(&self) -> Layout {
+        Layout {
+            format: Format::Codes {
+                bits: 8,
+                block: self.block(),
+            },
+            scaling: self.scaling.map(|s| Scaling {
+                ty: ScaleType::F32,
+                ..s
+            }),
+            apart: false,
+            ..*self
+        }
+        .sized()
     }
 }
 

@@ -1,9 +1,11 @@
 //! Weight matrices, dense and quantized, packed for the CPU.
 
 mod activations;
+mod apart;
 mod codec;
 mod integer;
 mod kernels;
+mod largest;
 mod layout;
 mod pack;
 mod rounded;
@@ -23,8 +25,10 @@ use super::pool::{self, Ahead};
 use super::simd::{Isa, launch};
 use super::{SharedOut, for_row_chunks};
 use activations::{Arrangement, arrange};
+use apart::Apart;
 use codec::{Codec, PANEL};
 use kernels::{Gemv, Product, gemm};
+use largest::Searches;
 use layout::{Bias, Format, Layout, with_codec, with_codes};
 use rounded::{Rounding, round};
 
@@ -42,6 +46,8 @@ struct Packed {
     /// What the job reads that followed the last one that began with this matrix: a model's decode steps
     /// are all alike.
     ahead: Ahead,
+    /// Whether to look for the largest output alone.
+    searches: Searches,
 }
 
 /// How products are computed.
@@ -210,13 +216,18 @@ impl Part<'_> {
                 layout,
                 panel,
                 words: self.matrix.panel(panel),
+                low: self.matrix.low(panel),
                 at: &self.at,
                 x: &x[self.start..][..self.at.len()],
                 first: token,
                 tokens: self.tokens.min(self.at.rows - token),
                 out: self.out,
             };
-            with_codes!(bits, block, C => integer::multiply::<C>(isa, product));
+            if layout.apart {
+                integer::multiply::<Apart>(isa, product);
+            } else {
+                with_codes!(bits, block, C => integer::multiply::<C>(isa, product));
+            }
         }
     }
 }
@@ -233,16 +244,24 @@ impl CpuMatrix {
         taken: &(dyn Fn(Range<usize>) + Sync),
     ) -> Result<CpuMatrix> {
         m.validate()?;
-        let layout = Layout::of(m)?;
+        let layout = match (Layout::of(m)?, arithmetic) {
+            (layout, Arithmetic::Rounded) => layout.apart_if_tall(),
+            (layout, Arithmetic::Exact) => layout,
+        };
         let data = pack::pack(m, &layout, taken)?;
-        Ok(CpuMatrix {
+        let matrix = CpuMatrix {
             inner: Arc::new(Packed {
                 layout,
                 data,
                 arithmetic,
                 ahead: Ahead::default(),
+                searches: Searches::default(),
             }),
-        })
+        };
+        if layout.apart && !matrix.has_bounds() {
+            matrix.inner.searches.never();
+        }
+        Ok(matrix)
     }
 
     /// `[out, in]`.
@@ -379,20 +398,38 @@ impl CpuMatrix {
         &bytemuck::cast_slice::<Line, u32>(&self.inner.data)[panel * n..][..n]
     }
 
+    /// What of a panel lies apart.
+    fn low(&self, panel: usize) -> &[u32] {
+        let layout = &self.inner.layout;
+        let n = layout.apart_words();
+        let start = layout.panels() * layout.panel_words() + panel * n;
+        &bytemuck::cast_slice::<Line, u32>(&self.inner.data)[start..][..n]
+    }
+
     /// One row's values.
     fn row(&self, row: usize, out: &mut [f32]) {
         let layout = &self.inner.layout;
         let (panel, lane) = (self.panel(row / PANEL), row % PANEL);
-        let runs = panel.chunks_exact(layout.run_words());
+        let mut low = self
+            .low(row / PANEL)
+            .chunks_exact(layout.low_words().max(1));
+        let runs = panel[..layout.runs_words()].chunks_exact(layout.run_words());
         let groups = runs.flat_map(|run| {
             let groups = run[layout.header_words()..].chunks_exact(layout.group_words());
             groups.enumerate().map(move |(g, blocks)| (run, g, blocks))
         });
         with_codec!(layout.format, C => {
             for ((run, g, blocks), out) in groups.zip(out.chunks_mut(layout.group)) {
-                for (block, out) in blocks.chunks_exact(C::WORDS).zip(out.chunks_mut(C::BLOCK)) {
+                if layout.apart {
+                    let low = low.next().unwrap_or_default();
                     for (k, out) in out.iter_mut().enumerate() {
-                        *out = C::get(block, k, lane);
+                        *out = f32::from(Apart::get(blocks, low, k, lane));
+                    }
+                } else {
+                    for (block, out) in blocks.chunks_exact(C::WORDS).zip(out.chunks_mut(C::BLOCK)) {
+                        for (k, out) in out.iter_mut().enumerate() {
+                            *out = C::get(block, k, lane);
+                        }
                     }
                 }
                 let Some(scaling) = layout.scaling else { continue };

@@ -7,6 +7,7 @@ use half::{bf16, f16};
 use crate::cpu::pool;
 
 use super::Line;
+use super::apart::{self, Apart};
 use super::codec::{Codec, PANEL, Quads, halves_mut};
 use super::layout::{Bias, Format, Layout, ScaleType, Scaling, with_codec, with_codes};
 
@@ -22,8 +23,12 @@ pub(super) fn pack(
     layout: &Layout,
     taken: &(dyn Fn(Range<usize>) + Sync),
 ) -> Result<Vec<Line>> {
-    let panel = layout.panel_words() / (size_of::<Line>() / 4);
-    let lines = panel.saturating_mul(layout.panels());
+    let lines_of = |words| words / (size_of::<Line>() / 4);
+    let (panel, low) = (
+        lines_of(layout.panel_words()),
+        lines_of(layout.apart_words()),
+    );
+    let lines = (panel + low).saturating_mul(layout.panels());
     let mut data = Vec::<Line>::new();
     data.try_reserve_exact(lines)
         .map_err(|_| Error::OutOfMemory {
@@ -40,16 +45,22 @@ pub(super) fn pack(
     let failed = Mutex::new(None);
     {
         // One lock for each piece lets tasks write their own without unsafe code.
-        let pieces: Vec<Mutex<&mut [MaybeUninit<Line>]>> = data.spare_capacity_mut()[..lines]
+        let all = &mut data.spare_capacity_mut()[..lines];
+        let (panels, apart) = all.split_at_mut(panel * layout.panels());
+        let mut apart = apart.chunks_mut((chunk * low).max(1));
+        let pieces: Vec<_> = panels
             .chunks_mut(chunk * panel)
-            .map(Mutex::new)
+            .map(|panels| Mutex::new((panels, apart.next().unwrap_or_default())))
             .collect();
         pool::parallel_for(pieces.len(), |i| {
             let mut piece = pieces[i].lock().unwrap_or_else(|e| e.into_inner());
+            let (panels, apart) = &mut *piece;
+            let mut apart = apart.chunks_exact_mut(low.max(1));
             let first = i * chunk * PANEL;
-            for (i, lines) in piece.chunks_exact_mut(panel).enumerate() {
+            for (i, lines) in panels.chunks_exact_mut(panel).enumerate() {
                 let words = bytemuck::cast_slice_mut(zeroed(lines));
-                if let Err(e) = pack_panel(m, layout, first + i * PANEL, words) {
+                let low = bytemuck::cast_slice_mut(zeroed(apart.next().unwrap_or_default()));
+                if let Err(e) = pack_panel(m, layout, first + i * PANEL, words, low) {
                     failed
                         .lock()
                         .unwrap_or_else(|e| e.into_inner())
@@ -77,12 +88,13 @@ fn zeroed(lines: &mut [MaybeUninit<Line>]) -> &mut [Line] {
     unsafe { &mut *(std::ptr::from_mut(lines) as *mut [Line]) }
 }
 
-/// Packs the rows from `first` on into one panel of zeros.
+/// Packs the rows from `first` on into one panel of zeros, `low` being what of it lies apart.
 fn pack_panel(
     m: &PackedMatrix<'_>,
     layout: &Layout,
     first: usize,
     words: &mut [u32],
+    low: &mut [u32],
 ) -> Result<()> {
     let rows = first..layout.rows.min(first + PANEL);
     if let PackedLayout::Dense { bytes, .. } = m.layout {
@@ -118,6 +130,8 @@ fn pack_panel(
     let (groups, run_groups) = (layout.groups(), layout.run_groups());
     let (run_words, group_words) = (layout.run_words(), layout.group_words());
     let (header_words, scale_words) = (layout.header_words(), layout.scale_words());
+    let (words, bounds) = words.split_at_mut(layout.runs_words());
+    let low_words = layout.group_blocks() * layout.low_words();
     // Group by group for all lanes: a group's words stay in the cache.
     for group in 0..groups {
         let run = &mut words[group / run_groups * run_words..][..run_words];
@@ -142,9 +156,26 @@ fn pack_panel(
         }
         let blocks = &mut run[header_words + group % run_groups * group_words..][..group_words];
         let codes = &canonical.codes[group * layout.group..];
+        if layout.apart {
+            let low = &mut low[group * low_words..][..low_words];
+            for (lane, codes) in codes.chunks(layout.cols).enumerate() {
+                let (quads, _) = codes[..apart::BLOCK].as_chunks::<4>();
+                for (q, codes) in quads.iter().enumerate() {
+                    Apart::set_quad(blocks, low, q, lane, u32::from_le_bytes(*codes));
+                }
+            }
+            continue;
+        }
         with_codes!(bits, block, C => {
             store_codes(blocks, C::BLOCK_WORDS, C::set_quad, codes, layout.cols, 4 * C::QUADS);
         });
+    }
+    if layout.apart {
+        for (lane, kept) in bounds.iter_mut().enumerate().take(rows.len()) {
+            let codes = &canonical.codes[lane * layout.cols..][..layout.cols];
+            let scales = &canonical.scales[lane * groups..][..groups];
+            *kept = apart::bound(codes, scales).to_bits();
+        }
     }
     if let (PackedLayout::Ggml { kind, blocks }, Some(scaling)) = (m.layout, layout.scaling)
         && scaling.ty == ScaleType::Multiple

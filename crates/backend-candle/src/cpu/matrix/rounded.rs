@@ -40,6 +40,19 @@ impl Rounding {
         }
     }
 
+    /// The same, where codes count from a zero point that is less by `n`.
+    pub fn with_zero_less(self, n: u8) -> Rounding {
+        Rounding {
+            zero: self.zero.map(|zero| zero.saturating_sub(n)),
+            ..self
+        }
+    }
+
+    /// Elements that share a scale.
+    pub fn block(&self) -> usize {
+        self.block
+    }
+
     /// Words of a row.
     pub fn row_words(&self) -> usize {
         self.cols / self.block * (self.block / 4 + EXTRA)
