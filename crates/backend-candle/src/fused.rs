@@ -162,6 +162,40 @@ fn attention_shape(dims: AttentionDims) -> AttentionShape {
     }
 }
 
+/// `f` of every two elements of tensors of one shape.
+pub(crate) fn zipped(
+    a: &CandleTensor,
+    b: &CandleTensor,
+    f: impl Fn(f32, f32) -> f32 + Sync,
+) -> Result<CandleTensor> {
+    let op = "binary";
+    let shape = a.shape();
+    let (a, b) = (row_major(op, a)?, row_major(op, b)?);
+    let (a, b) = (Floats::all(op, &a)?, Floats::all(op, &b)?);
+    output(op, shape, |out| {
+        cpu::for_chunks(out, |first, out| {
+            let (a, b) = (&a[first..][..out.len()], &b[first..][..out.len()]);
+            for ((out, a), b) in out.iter_mut().zip(a).zip(b) {
+                *out = f(*a, *b);
+            }
+        });
+    })
+}
+
+/// `f` of every element.
+pub(crate) fn mapped(x: &CandleTensor, f: impl Fn(f32) -> f32 + Sync) -> Result<CandleTensor> {
+    let op = "unary";
+    let rows = row_major(op, x)?;
+    let rows = Floats::all(op, &rows)?;
+    output(op, x.shape(), |out| {
+        cpu::for_chunks(out, |first, out| {
+            for (out, x) in out.iter_mut().zip(&rows[first..]) {
+                *out = f(*x);
+            }
+        });
+    })
+}
+
 /// A tensor of the nearest `f16` values.
 pub(crate) fn to_f16(x: &CandleTensor) -> Result<CandleTensor> {
     let op = "cast";

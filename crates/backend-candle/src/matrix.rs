@@ -10,7 +10,7 @@ use candle_core::Device;
 
 use crate::{
     CandleTensor,
-    cpu::{Arithmetic, CpuMatrix},
+    cpu::{self, Arithmetic, CpuMatrix},
     fused::{Floats, made, numbers, output, row_major},
     gpu_matrix::GpuMatrix,
     memory,
@@ -158,9 +158,11 @@ impl WeightMatrix for CandleMatrix {
         let (rows, to) = (Floats::all(op, &rows)?, Floats::all(op, &to)?);
         output(op, shape, |out| {
             m.matmul_t(&rows, rows.len() / self.shape[1], out);
-            out.iter_mut()
-                .zip(to.iter())
-                .for_each(|(out, to)| *out += to);
+            cpu::for_chunks(out, |first, out| {
+                out.iter_mut()
+                    .zip(&to[first..])
+                    .for_each(|(out, to)| *out += to);
+            });
         })
     }
 

@@ -195,6 +195,14 @@ impl CandleTensor {
         if shape.numel() == 0 {
             return self.zeros_like(shape, self.dtype());
         }
+        if self.is_cpu_f32() && rhs.is_cpu_f32() && self.shape() == rhs.shape() {
+            // candle shares such work out among threads of its own, which then keep ours from their cores.
+            match op {
+                BinaryOp::Add => return fused::zipped(self, rhs, |a, b| a + b),
+                BinaryOp::Mul => return fused::zipped(self, rhs, |a, b| a * b),
+                _ => {}
+            }
+        }
         let (a, b) = (self.stretched(name, shape)?, rhs.stretched(name, shape)?);
         let (a, b) = (&a.inner, &b.inner);
         let inner = match op {
@@ -213,6 +221,10 @@ impl CandleTensor {
         require_float("affine", self)?;
         if self.shape().numel() == 0 {
             return Ok(self.clone());
+        }
+        if self.is_cpu_f32() {
+            let (mul, add) = (mul as f32, add as f32);
+            return fused::mapped(self, |x| x * mul + add);
         }
         let inner = self.inner.affine(mul, add).map_err(failed("affine"))?;
         Ok(CandleTensor::new(inner, self.shape(), self.dtype()))

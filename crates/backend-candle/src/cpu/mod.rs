@@ -117,6 +117,11 @@ impl SharedOut {
     }
 }
 
+/// Calls `f(first, chunk)` on chunks of `out`, in parallel where there are many elements.
+pub(crate) fn for_chunks(out: &mut [f32], f: impl Fn(usize, &mut [f32]) + Sync) {
+    for_row_chunks(out, 1, 1, f);
+}
+
 /// Calls `f(first, chunk)` on chunks of whole rows of `out`, in parallel where the work, `cost`
 /// operations for each row, is worth it.
 fn for_row_chunks(out: &mut [f32], row: usize, cost: usize, f: impl Fn(usize, &mut [f32]) + Sync) {

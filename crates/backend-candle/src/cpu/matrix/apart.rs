@@ -34,10 +34,16 @@ const PLANES: [Plane; 2] = [Plane(1, 3, 0), Plane(4, 4, plane(1))];
 const LOW_PLANES: [Plane; 2] = [Plane(1, 2, 0), Plane(2, 0, plane(1))];
 
 impl Plane {
-    /// Stores this plane's bits of four codes of `row`, a byte each, into zeros.
-    fn set(&self, words: &mut [u32], q: usize, row: usize, codes: u32) {
-        let (word, shift) = place(self.0, q);
-        words[self.2 + word * PANEL + row] |= (codes >> self.1 & mask(self.0)) << shift;
+    /// Stores this plane's bits of a block's codes of `row`.
+    #[inline(always)]
+    fn set(&self, words: &mut [u32], row: usize, quads: &[u32; BLOCK / 4]) {
+        for (i, quads) in quads.chunks_exact(8 / self.0).enumerate() {
+            let mut word = 0;
+            for (q, codes) in quads.iter().enumerate() {
+                word |= (codes >> self.1 & mask(self.0)) << (self.0 * q);
+            }
+            words[self.2 + i * PANEL + row] = word;
+        }
     }
 
     /// What [`Self::set`] stored.
@@ -73,10 +79,17 @@ pub(super) struct Apart;
 pub(super) struct Coarse;
 
 impl Apart {
-    /// Stores four codes of `row`, a byte each, into zeros.
-    pub fn set_quad(block: &mut [u32], low: &mut [u32], q: usize, row: usize, codes: u32) {
-        PLANES.iter().for_each(|p| p.set(block, q, row, codes));
-        LOW_PLANES.iter().for_each(|p| p.set(low, q, row, codes));
+    /// Stores a block's codes of `row`.
+    pub fn set(block: &mut [u32], low: &mut [u32], row: usize, codes: &[u8; BLOCK]) {
+        let mut quads = [0; BLOCK / 4];
+        for (quad, codes) in quads.iter_mut().zip(codes.as_chunks::<4>().0) {
+            *quad = u32::from_le_bytes(*codes);
+        }
+        let ([a, b], [c, d]) = (&PLANES, &LOW_PLANES);
+        a.set(block, row, &quads);
+        b.set(block, row, &quads);
+        c.set(low, row, &quads);
+        d.set(low, row, &quads);
     }
 
     /// Code `k` of `row`.

@@ -159,9 +159,8 @@ fn pack_panel(
         if layout.apart {
             let low = &mut low[group * low_words..][..low_words];
             for (lane, codes) in codes.chunks(layout.cols).enumerate() {
-                let (quads, _) = codes[..apart::BLOCK].as_chunks::<4>();
-                for (q, codes) in quads.iter().enumerate() {
-                    Apart::set_quad(blocks, low, q, lane, u32::from_le_bytes(*codes));
+                if let Some(codes) = codes.first_chunk() {
+                    Apart::set(blocks, low, lane, codes);
                 }
             }
             continue;
