@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Biplane's MLX and mlx-lm by turns on the same models: by_turns.py BIPLANE OUT.json MODEL_DIR…
 
-TURNS (5), STREAMS (1,8,32), PROMPT (512), GENERATE (128) and DEVICE (gpu) come from the environment. In a turn each program
-measures every number of streams in a process of its own, twice, of which the second counts; the one that began last time
-is second. The first runs on a new machine compile kernels and read libraries: minutes, before anything is measured.
+TURNS (3), RUNS (2), STREAMS (1,8,32), PROMPT (512), GENERATE (128) and DEVICE (gpu) come from the environment. In a turn each
+program measures every number of streams in one process, RUNS times after one that does not count; the program that began
+last time is second. The first runs on a new machine compile kernels and read libraries: minutes, before anything is measured.
 Prints a table of medians, with the share of the card's memory bandwidth (BANDWIDTH, TB/s) that reading the weights
 once a step makes of decoding."""
 import json
@@ -24,13 +24,17 @@ class Program:
     def __init__(self, name, command):
         self.name, self.command, self.runs = name, command, {}
 
-    def measure(self, streams):
-        """Measures twice and gives the second. The process ends then: what it keeps of the GPU's memory is not the other's."""
-        process = subprocess.run(self.command, input=f"{streams}\n" * 2, stdout=subprocess.PIPE, text=True)
+    def measure(self, streams, runs):
+        """One turn. The process ends with it: what it keeps of the GPU's memory is not the other's."""
+        wanted = [n for n in streams for _ in range(runs + 1)]
+        asked = "".join(f"{n}\n" for n in wanted)
+        process = subprocess.run(self.command, input=asked, stdout=subprocess.PIPE, text=True)
         lines = process.stdout.splitlines()
-        if process.returncode or len(lines) != 2:
-            raise SystemExit(f"{self.name} ended with {process.returncode} after {len(lines)} of 2 measurements")
-        return json.loads(lines[1])
+        if process.returncode or len(lines) != len(wanted):
+            raise SystemExit(f"{self.name} ended with {process.returncode} after {len(lines)} of {len(wanted)} measurements")
+        for i, (n, line) in enumerate(zip(wanted, lines)):
+            if i % (runs + 1):
+                self.runs.setdefault(n, []).append(json.loads(line))
 
 
 def card():
@@ -46,16 +50,17 @@ def versions():
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip()
 
 
-def compare(biplane, folder):
+def compare(biplane, folder, keep):
     prompt, generate = env("PROMPT", "512"), env("GENERATE", "128")
     ours = [biplane, "bench", "-m", folder, "--backend", "mlx", "--device", env("DEVICE", "gpu"), "--turns",
             "--prompt-tokens", prompt, "--generate", generate]
     theirs = [sys.executable, str(HERE / "mlx_lm_bench.py"), folder, prompt, generate]
     programs = [Program("biplane", ours), Program("mlx-lm", theirs)]
-    for turn in range(int(env("TURNS", "5"))):
-        for streams in map(int, env("STREAMS", "1,8,32").split(",")):
-            for program in programs if turn % 2 else programs[::-1]:
-                program.runs.setdefault(streams, []).append(program.measure(streams))
+    streams = [int(n) for n in env("STREAMS", "1,8,32").split(",")]
+    for turn in range(int(env("TURNS", "3"))):
+        for program in programs if turn % 2 else programs[::-1]:
+            program.measure(streams, int(env("RUNS", "2")))
+        keep({p.name: p.runs for p in programs})
     return {p.name: p.runs for p in programs}
 
 
@@ -67,9 +72,12 @@ def main():
     print("| model | streams | | mlx-lm tok/s | Biplane tok/s | ratio | of bandwidth, mlx-lm and Biplane |\n|---|---|---|---|---|---|---|")
     for folder in folders:
         weights = sum(f.stat().st_size for f in pathlib.Path(folder).glob("*.safetensors"))
-        runs = compare(biplane, folder)
-        report["models"][folder] = dict(weights=weights, runs=runs)
-        pathlib.Path(out).write_text(json.dumps(report, indent=1))
+
+        def keep(runs):
+            report["models"][folder] = dict(weights=weights, runs=runs)
+            pathlib.Path(out).write_text(json.dumps(report, indent=1))
+
+        runs = compare(biplane, folder, keep)
         for streams, of_ours in runs["biplane"].items():
             for what in ("prefill", "decode"):
                 key = what + "_tokens_per_second"

@@ -1,7 +1,13 @@
 //! MLX's exceptions as Biplane's errors.
 
+use std::cell::Cell;
+
 use biplane_backend::Error;
-use mlx_rs::error::{AsSliceError, Exception};
+use mlx_rs::{
+    Array,
+    error::{AsSliceError, Exception},
+    ops,
+};
 
 /// What users call this backend.
 pub(crate) const NAME: &str = "mlx";
@@ -29,11 +35,40 @@ fn is_lack_of_memory(message: &str) -> bool {
 /// On CUDA MLX does not give up what it keeps for reuse when an allocation fails: without it the next
 /// attempt may succeed.
 fn without_memory(message: &str) -> String {
+    LACKED.set(true);
     // That it failed is said already.
     let _ = mlx_rs::memory::clear_cache();
     format!(
         "{message}; use a smaller quantization, shorter prompts, or less for keys and values (--kv-memory)"
     )
+}
+
+thread_local! {
+    /// Whether an allocation failed since [`after_lack`].
+    static LACKED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Makes a thread usable in which an allocation failed. Arrays that were dropped since are kept for reuse
+/// again; and CUDA names the failure, to whoever asks, until it has named it to a call that takes it away.
+/// MLX makes such a call after some of its kernels only, those of gathered matrices among them.
+pub(crate) fn after_lack() {
+    if !LACKED.replace(false) {
+        return;
+    }
+    tracing::debug!("memory ran out: clearing up before the next step");
+    let takes_it_away = || {
+        let [rows, kinds, size] = [16, 4, 64];
+        let which: Vec<u32> = (0..rows as u32).map(|row| row / 4).collect();
+        let which = Array::from_slice(&which, &[rows]);
+        let x = ops::ones::<f32>(&[rows, 1, size])?;
+        let w = ops::ones::<f32>(&[kinds, size, size])?;
+        ops::gather_mm(x, w, None, &which, true)?.eval()
+    };
+    for step in [takes_it_away(), mlx_rs::memory::clear_cache()] {
+        if let Err(error) = step {
+            tracing::debug!("{error}");
+        }
+    }
 }
 
 /// What MLX said.
@@ -73,6 +108,11 @@ mod tests {
         assert!(said.contains("--kv-memory"), "{said}");
         let said = failed("[matmul] wrong shapes");
         assert!(!said.contains("--kv-memory"), "{said}");
+
+        crate::device::open(biplane_backend::Device::Cpu).unwrap();
+        assert!(LACKED.get());
+        after_lack();
+        assert!(!LACKED.get());
     }
 
     #[test]

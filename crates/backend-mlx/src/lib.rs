@@ -63,6 +63,7 @@ impl Backend for MlxBackend {
     }
 
     fn from_bytes(&self, bytes: &[u8], dtype: DType, shape: impl Into<Shape>) -> Result<MlxTensor> {
+        error::after_lack();
         MlxTensor::from_bytes("from_bytes", bytes, dtype, shape.into(), self.device)
     }
 
@@ -71,10 +72,12 @@ impl Backend for MlxBackend {
     }
 
     fn eval(&self, tensors: &[&MlxTensor]) -> Result<()> {
+        error::after_lack();
         transforms::eval(tensors.iter().map(|t| t.array())).map_err(failed("eval"))
     }
 
     fn async_eval(&self, tensors: &[&MlxTensor]) -> Result<()> {
+        error::after_lack();
         transforms::async_eval(tensors.iter().map(|t| t.array())).map_err(failed("async_eval"))
     }
 

@@ -65,6 +65,16 @@ pub(super) struct Scheduler<'a> {
     pace: Option<f64>,
 }
 
+/// Seconds a prompt token takes, after a step in which one took `seen`. The time of a short chunk is mostly
+/// not its tokens', and a first step compiles kernels: a slow one counts little, a fast one much.
+fn pace(before: Option<f64>, seen: f64) -> f64 {
+    match before {
+        Some(before) if seen > before => 0.7 * before + 0.3 * seen,
+        Some(before) => 0.2 * before + 0.8 * seen,
+        None => seen,
+    }
+}
+
 /// A sequence's part of a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Part {
@@ -247,7 +257,7 @@ impl<'a> Scheduler<'a> {
         });
         if prompt_tokens >= LEAST_CHUNK {
             let seen = start.elapsed().as_secs_f64() / prompt_tokens as f64;
-            self.pace = Some(self.pace.map_or(seen, |pace| 0.7 * pace + 0.3 * seen));
+            self.pace = Some(pace(self.pace, seen));
         }
         match outputs {
             Ok((ahead, outputs)) => {
@@ -326,5 +336,19 @@ impl<'a> Scheduler<'a> {
             m.cached_prefixes = self.cache.len();
             m.budget_bytes = self.budget;
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::pace;
+
+    #[test]
+    fn the_pace_forgets_a_slow_beginning() {
+        let first = pace(None, 1.0);
+        assert_eq!(first, 1.0);
+        let fifth = (0..4).fold(first, |before, _| pace(Some(before), 0.01));
+        assert!(fifth < 0.02, "{fifth}");
+        assert!(pace(Some(0.01), 1.0) < 0.5);
     }
 }

@@ -43,12 +43,16 @@ impl Scheduler<'_> {
             true => all,
             false => self.chunk_beside_answers(),
         };
+        let piece = (all / 16).max(1);
+        let mut planned = 0;
         for (index, s) in prompts {
-            if left == 0 {
+            let limit = prompt_limit(s.pending().len(), left, planned, piece);
+            if limit == 0 {
                 break;
             }
-            let part = whole(index, s, left);
+            let part = whole(index, s, limit);
             left -= part.tokens;
+            planned += part.tokens;
             parts.push(part);
         }
         parts
@@ -118,5 +122,35 @@ impl Scheduler<'_> {
             needed.div_ceil(1 << 20),
             self.budget >> 20
         ))
+    }
+}
+
+/// Tokens that a step with room for `left` takes of a prompt with `pending` ones, after `planned` of other
+/// prompts. GPUs' libraries plan attention anew for each length, so prompts are cut at multiples of
+/// `piece`, and not at all for less in a step that has enough to do.
+fn prompt_limit(pending: usize, left: usize, planned: usize, piece: usize) -> usize {
+    match pending > left {
+        true if left >= piece => left - left % piece,
+        true if planned >= piece => 0,
+        _ => left,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::prompt_limit;
+
+    #[test]
+    fn prompts_are_cut_at_few_lengths() {
+        assert_eq!(prompt_limit(512, 4096, 0, 256), 4096);
+        assert_eq!(prompt_limit(512, 700, 3396, 256), 700);
+        assert_eq!(prompt_limit(5000, 4096, 0, 256), 4096);
+        assert_eq!(prompt_limit(5000, 1000, 0, 256), 768);
+        assert_eq!(prompt_limit(512, 211, 1536, 256), 0);
+        // Short steps go on all the same.
+        assert_eq!(prompt_limit(512, 100, 0, 256), 100);
+        assert_eq!(prompt_limit(512, 100, 90, 256), 100);
+        assert_eq!(prompt_limit(3, 2, 0, 1), 2);
+        assert_eq!(prompt_limit(3, 0, 0, 1), 0);
     }
 }
