@@ -23,7 +23,7 @@ use super::rounded::{EXTRA, Rounding};
 const DIRECT: usize = 2;
 
 /// Words of a panel to ask the memory for before they are needed.
-const AHEAD: usize = 640;
+const AHEAD: usize = 320;
 /// Words of a cache line.
 const LINE: usize = 16;
 
