@@ -3,7 +3,8 @@
 use std::ops::Range;
 
 use biplane_backend::{
-    Backend, DType, Device, Error, KvFormat, KvSpec, KvType, PackedMatrix, Result, Shape,
+    Backend, DType, Device, Error, KvFormat, KvSpec, KvType, MemoryStats, PackedMatrix, Result,
+    Shape,
 };
 use candle_core::utils::{cuda_is_available, metal_is_available};
 
@@ -16,6 +17,7 @@ use crate::{
 pub struct CandleBackend {
     device: Device,
     inner: candle_core::Device,
+    /// GPUs round where candle has kernels for blocks.
     arithmetic: Arithmetic,
 }
 
@@ -45,7 +47,7 @@ impl CandleBackend {
         Ok(CandleBackend {
             device,
             inner,
-            arithmetic: Arithmetic::usual(),
+            arithmetic: Arithmetic::Rounded,
         })
     }
 
@@ -90,9 +92,10 @@ impl Backend for CandleBackend {
     }
 
     fn with_exact(mut self, exact: bool) -> Self {
-        self.arithmetic = match exact {
-            true => Arithmetic::Exact,
-            false => Arithmetic::usual(),
+        self.arithmetic = match (exact, self.inner.is_cpu()) {
+            (true, _) => Arithmetic::Exact,
+            (false, true) => Arithmetic::usual(),
+            (false, false) => Arithmetic::Rounded,
         };
         self
     }
@@ -155,6 +158,18 @@ impl Backend for CandleBackend {
         taken: &(dyn Fn(Range<usize>) + Sync),
     ) -> Result<CandleMatrix> {
         CandleMatrix::load(packed, activations, &self.inner, self.arithmetic, taken)
+    }
+
+    /// Of the whole device, whoever uses it; candle keeps nothing of its own for reuse.
+    fn memory(&self) -> MemoryStats {
+        match memory::on_device(&self.inner) {
+            Some((free, all)) => MemoryStats {
+                active: all.saturating_sub(free),
+                limit: Some(all),
+                ..MemoryStats::default()
+            },
+            None => MemoryStats::default(),
+        }
     }
 }
 

@@ -31,10 +31,12 @@ pub(crate) enum GpuMatrix {
 }
 
 impl GpuMatrix {
+    /// `exact` keeps everything dense: candle's kernels for blocks round activations to 8 bits.
     pub(crate) fn load(
         packed: &PackedMatrix<'_>,
         activations: DType,
         device: &Device,
+        exact: bool,
     ) -> Result<Self> {
         packed.validate()?;
         let shape = Shape::from(packed.shape);
@@ -46,6 +48,7 @@ impl GpuMatrix {
                 let tensor = CandleTensor::new(inner, shape, dtype);
                 return Ok(GpuMatrix::Dense(tensor.cast(activations)?));
             }
+            _ if exact => {}
             PackedLayout::Ggml { kind, blocks } if !empty => {
                 return Self::from_blocks(ggml_dtype(kind), blocks, shape, device);
             }
@@ -244,7 +247,7 @@ mod tests {
     /// Loads it as for a GPU, and holds values and product to the format's own values.
     fn check(packed: &PackedMatrix<'_>) -> GpuMatrix {
         let [out, input] = packed.shape;
-        let matrix = GpuMatrix::load(packed, DType::F32, &Device::Cpu).unwrap();
+        let matrix = GpuMatrix::load(packed, DType::F32, &Device::Cpu, false).unwrap();
         let mut values = vec![0.0; out * input];
         repack::dequantize_rows(packed, 0..out, &mut values).unwrap();
         let got = matrix.dequantize().unwrap();
@@ -293,6 +296,18 @@ mod tests {
             });
             assert!(matches!(matrix, GpuMatrix::Blocks(_)));
             assert_eq!(matrix.size_in_bytes(), bytes.len() - 1);
+            let packed = &PackedMatrix {
+                name: kind.name(),
+                shape: SHAPE,
+                layout: PackedLayout::Ggml {
+                    kind,
+                    blocks: &bytes[1..],
+                },
+            };
+            let exact = GpuMatrix::load(packed, DType::F32, &Device::Cpu, true).unwrap();
+            assert!(matches!(exact, GpuMatrix::Dense(_)));
+            let values = |m: &GpuMatrix| m.dequantize().unwrap().to_f32s().unwrap();
+            assert_eq!(values(&exact), values(&matrix));
         }
     }
 
@@ -338,7 +353,7 @@ mod tests {
             },
         };
         check(&packed);
-        let narrow = GpuMatrix::load(&packed, DType::BF16, &Device::Cpu).unwrap();
+        let narrow = GpuMatrix::load(&packed, DType::BF16, &Device::Cpu, false).unwrap();
         assert_eq!(narrow.size_in_bytes(), 2 * values.len());
         assert_eq!(narrow.dequantize().unwrap().dtype(), DType::BF16);
     }

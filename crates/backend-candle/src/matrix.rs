@@ -48,7 +48,8 @@ impl CandleMatrix {
         let form = if device.is_cpu() {
             Form::Cpu(Arc::new(CpuMatrix::pack(packed, arithmetic, taken)?))
         } else {
-            Form::Gpu(GpuMatrix::load(packed, activations, device)?)
+            let exact = arithmetic == Arithmetic::Exact;
+            Form::Gpu(GpuMatrix::load(packed, activations, device, exact)?)
         };
         Ok(CandleMatrix {
             shape: packed.shape,

@@ -36,8 +36,27 @@ pub(crate) fn check(shape: Shape, dtype: DType, device: &Device) -> Result<usize
             return Err(out_of_memory(bytes));
         }
         reserve::<u8>(bytes)?;
+    } else if bytes > SMALL
+        && let Some((_, all)) = on_device(device)
+        && bytes > all
+    {
+        return Err(out_of_memory(bytes));
     }
     Ok(bytes)
+}
+
+/// Bytes that are free on a GPU with memory of its own, and all it has.
+#[cfg(feature = "cuda")]
+pub(crate) fn on_device(device: &Device) -> Option<(usize, usize)> {
+    match device {
+        Device::Cuda(device) => device.cuda_stream().context().mem_get_info().ok(),
+        _ => None,
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+pub(crate) fn on_device(_: &Device) -> Option<(usize, usize)> {
+    None
 }
 
 /// An empty vector with room for `n` elements.

@@ -65,13 +65,19 @@ pub(super) struct Scheduler<'a> {
     pace: Option<f64>,
 }
 
-/// Seconds a prompt token takes, after a step in which one took `seen`. The time of a short chunk is mostly
-/// not its tokens', and a first step compiles kernels: a slow one counts little, a fast one much.
-fn pace(before: Option<f64>, seen: f64) -> f64 {
-    match before {
-        Some(before) if seen > before => 0.7 * before + 0.3 * seen,
-        Some(before) => 0.2 * before + 0.8 * seen,
-        None => seen,
+/// Seconds a prompt token takes, after a step of `tokens` of them took `time`; steps take `most` tokens. A slow step
+/// counts little, as a first one compiles kernels, or not at all where it was short: then the time is not
+/// its tokens'. A fast one counts much.
+fn pace(before: Option<f64>, time: f64, tokens: usize, most: usize) -> f64 {
+    let seen = time / tokens as f64;
+    let Some(before) = before else {
+        return seen;
+    };
+    let usual = (STEP_TIME / before).min(most as f64);
+    match seen > before {
+        true if (tokens as f64) < usual / 2.0 => before,
+        true => 0.7 * before + 0.3 * seen,
+        false => 0.2 * before + 0.8 * seen,
     }
 }
 
@@ -256,8 +262,8 @@ impl<'a> Scheduler<'a> {
             m.prompt_tokens += prompt_tokens as u64;
         });
         if prompt_tokens >= LEAST_CHUNK {
-            let seen = start.elapsed().as_secs_f64() / prompt_tokens as f64;
-            self.pace = Some(pace(self.pace, seen));
+            let time = start.elapsed().as_secs_f64();
+            self.pace = Some(pace(self.pace, time, prompt_tokens, self.step_tokens));
         }
         match outputs {
             Ok((ahead, outputs)) => {
@@ -341,14 +347,23 @@ impl<'a> Scheduler<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::pace;
+    use super::{STEP_TIME, pace};
 
     #[test]
     fn the_pace_forgets_a_slow_beginning() {
-        let first = pace(None, 1.0);
+        let first = pace(None, 512.0, 512, 4096);
         assert_eq!(first, 1.0);
-        let fifth = (0..4).fold(first, |before, _| pace(Some(before), 0.01));
+        let fifth = (0..4).fold(first, |before, _| pace(Some(before), 0.32, 32, 4096));
         assert!(fifth < 0.02, "{fifth}");
-        assert!(pace(Some(0.01), 1.0) < 0.5);
+    }
+
+    #[test]
+    fn slow_steps_raise_the_pace_where_they_are_no_short_ones() {
+        let before = STEP_TIME / 2000.0;
+        let slow = |tokens| pace(Some(before), 1.0, tokens, 4096);
+        assert_eq!(slow(999), before);
+        assert!(slow(1001) > before);
+        // A step is never longer than its most tokens.
+        assert!(pace(Some(before), 1.0, 256, 512) > before);
     }
 }
