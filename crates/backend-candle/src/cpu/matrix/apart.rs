@@ -1,8 +1,9 @@
 //! 8-bit codes whose low bits lie apart from the high ones, so that what the high ones decide needs no others.
 //!
 //! Of a vocabulary's matrix often only the largest output is wanted. The [`HIGH`] high bits of the codes
-//! tell it to within a bound: with `low` the part of a row that they leave out, the Cauchy-Schwarz
-//! inequality has `|low · x| <= |low| · |x|`, and [`bound`] is `|low|`, kept for every row. Rows that
+//! tell it to within a bound: with `low` what of a row they and a middle value for the others leave out, the
+//! Cauchy-Schwarz inequality has `|low · x| <= |low| · |x|`, and [`bound`] is `|low|` with what is lost in
+//! rounding, kept for every row. Rows that
 //! cannot be the largest are never read in full (`largest.rs`). With a bit less, ten times as many rows
 //! are read in full, which costs more than it saves.
 

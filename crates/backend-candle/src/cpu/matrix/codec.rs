@@ -111,7 +111,8 @@ pub(super) const fn place(bits: usize, q: usize) -> (usize, usize) {
 }
 
 /// Codes of `BITS` bits, at exactly `BITS` bits each: in planes of 8, 4, 2 and 1 bits, the highest bits
-/// first: that plane is the smaller one, and read in order the whole is what the processor fetches by itself. A word of a plane of `w` bits holds `8 / w` quads, the first in its bytes' lowest bits.
+/// first: that plane is the smaller one, and what is read in order the processor fetches by itself. A word
+/// of a plane of `w` bits holds `8 / w` quads, the first in its bytes' lowest bits.
 pub(super) struct Codes<const BITS: usize, const BLOCK: usize>;
 
 impl<const BITS: usize, const BLOCK: usize> Codes<BITS, BLOCK> {

@@ -15,7 +15,7 @@ use super::apart::{Apart, Coarse, MIDDLE};
 use super::codec::{PANEL, vecs};
 use super::integer::{Product, tile};
 use super::rounded::{EXTRA, Rounding, round};
-use super::{CpuMatrix, LAST, SCRATCH, room};
+use super::{CpuMatrix, LAST, Line, SCRATCH, room};
 
 thread_local! {
     /// Room for all outputs, kept from call to call.
@@ -31,7 +31,7 @@ fn rank(x: f32) -> u32 {
     }
 }
 
-/// The float of a [`rank`]; below all floats for 0.
+/// The float of a [`rank`]; no larger than any for 0.
 fn unrank(rank: u32) -> f32 {
     match (rank, rank >> 31) {
         (0, _) => f32::NEG_INFINITY,
@@ -83,7 +83,7 @@ impl Searches {
     }
 
     /// Whether to search this time.
-    fn next(&self) -> bool {
+    pub fn next(&self) -> bool {
         match self.rest.load(Ordering::Relaxed) {
             0 => true,
             Self::NEVER => false,
@@ -150,7 +150,7 @@ impl CpuMatrix {
 
     /// As [`Self::largest`], of a matrix whose low bits lie apart; `None` where that does not work. `outputs`
     /// has room for those of all panels, and one more for each.
-    fn search(&self, isa: Isa, x: &[f32], outputs: &mut [f32]) -> Option<usize> {
+    pub(super) fn search(&self, isa: Isa, x: &[f32], outputs: &mut [f32]) -> Option<usize> {
         /// Panels of a task: tens of microseconds, and a few.
         const PANELS: usize = 32;
         /// If more than one of so many panels may have the largest, reading all in order is quicker.
@@ -231,9 +231,14 @@ impl CpuMatrix {
             return None;
         }
         if let Some(last) = LAST.replace(Arc::downgrade(&self.inner)).upgrade() {
+            let threads = pool::threads();
+            let words = bytemuck::cast_slice::<Line, u32>(&self.inner.data);
+            let all = words.get(..layout.panels() * layout.panel_words());
+            let all = all.unwrap_or_default();
             last.ahead.set(|thread| {
-                let task = pool::stretch(tasks, thread, pool::threads()).start;
-                Some(std::ptr::from_ref(self.panel(panels(task).start)))
+                let task = pool::stretch(tasks, thread, threads).start;
+                let rest = all.get(task * PANELS * layout.panel_words()..)?;
+                Some(std::ptr::from_ref(rest))
             });
         }
         pool::parallel_for_then(&self.inner.ahead, tasks, |task| {
@@ -291,6 +296,7 @@ impl Kernel for AtMost<'_> {
         );
         // SAFETY: the caller's contract; there is room for all of a panel's outputs, which are this task's.
         unsafe {
+            const { assert!(V::LANES == 16 || 4 * V::LANES == PANEL) };
             match V::LANES {
                 16 => tile::<V, Coarse, 2, 1>(p, 0, 0),
                 _ => tile::<V, Coarse, 4, 1>(p, 0, 0),

@@ -114,7 +114,7 @@ pub(super) struct Layout {
     sizes: Sizes,
 }
 
-/// What follows from the rest of a [`Layout`], computed once: kernels ask for every panel.
+/// What follows from the rest of a [`Layout`], computed with it: kernels ask for every panel.
 #[derive(Clone, Copy, Debug, Default)]
 struct Sizes {
     panels: usize,
@@ -216,7 +216,8 @@ impl Layout {
                 block: apart::BLOCK
             }
         );
-        let zero = matches!(self.scaling, Some(s) if matches!(s.bias, Bias::ZeroPoint(_)));
+        let zero = |s: Scaling| matches!(s.bias, Bias::ZeroPoint(apart::MIDDLE..));
+        let zero = self.scaling.is_some_and(zero);
         Layout {
             apart: format
                 && zero

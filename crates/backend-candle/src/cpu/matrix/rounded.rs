@@ -43,7 +43,7 @@ impl Rounding {
     /// The same, where codes count from a zero point that is less by `n`.
     pub fn with_zero_less(self, n: u8) -> Rounding {
         Rounding {
-            zero: self.zero.map(|zero| zero.saturating_sub(n)),
+            zero: self.zero.and_then(|zero| zero.checked_sub(n)),
             ..self
         }
     }

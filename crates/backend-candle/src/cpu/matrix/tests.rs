@@ -4,6 +4,8 @@ use half::{bf16, f16};
 
 use super::*;
 
+mod largest;
+
 /// Pseudo-random bytes and numbers.
 struct Noise(u32);
 
@@ -454,79 +456,4 @@ fn malformed_matrices_are_errors() {
         CpuMatrix::pack(&packed, Arithmetic::Exact, &|_| ()),
         Err(Error::Weight { .. })
     ));
-}
-
-#[test]
-fn the_largest_output_is_where_the_whole_product_has_it() {
-    for cols in [32, 64, 640] {
-        let kind = GgmlKind::Q8_0;
-        let case = Case::ggml(kind, 16_384 + 7, cols);
-        let matrix = CpuMatrix::pack(&case.packed(), Arithmetic::Rounded, &|_| {}).unwrap();
-        assert!(matrix.inner.layout.apart);
-        let rows = matrix.shape()[0];
-        let mut noise = Noise(3);
-
-        // What lies apart changes no value and no bit of a product.
-        let mut values = vec![0.0; rows * cols];
-        matrix.dequantize(&mut values);
-        assert!(bits(&values) == bits(&case.values()), "{cols}");
-        let Source::Ggml(_, blocks) = &case.source else {
-            panic!("{:?}", case.source)
-        };
-        let size = 40 * cols / kind.block_len() * kind.block_bytes();
-        let few = Case {
-            shape: [40, cols],
-            source: Source::Ggml(kind, blocks[..size].to_vec()),
-        };
-        let few_matrix = CpuMatrix::pack(&few.packed(), Arithmetic::Rounded, &|_| {}).unwrap();
-        assert!(!few_matrix.inner.layout.apart);
-        for &isa in Isa::available() {
-            for tokens in [1, 2, 3, 7] {
-                let x = noise.floats(tokens * cols);
-                let (mut all, mut some) = (vec![0.0; tokens * rows], vec![0.0; tokens * 40]);
-                matrix.matmul_t_with(isa, &x, tokens, &mut all);
-                few_matrix.matmul_t_with(isa, &x, tokens, &mut some);
-                for (all, some) in all.chunks(rows).zip(some.chunks(40)) {
-                    assert_eq!(bits(&all[..40]), bits(some), "{cols} {}", isa.name());
-                }
-            }
-        }
-
-        let mut xs: Vec<Vec<f32>> = (0..12).map(|_| noise.floats(cols)).collect();
-        // Rows of the matrix itself, which one output then sticks out of.
-        for row in [0, 31, rows - 1] {
-            let mut x = vec![0.0; cols];
-            matrix.row(row, &mut x);
-            xs.push(x);
-        }
-        xs.push(vec![0.0; cols]); // all outputs are equal
-        for x in &xs {
-            for &isa in Isa::available() {
-                let mut out = vec![0.0; rows];
-                matrix.matmul_t_with(isa, x, 1, &mut out);
-                let want = crate::cpu::argmax(&out);
-                assert_eq!(matrix.largest_with(isa, x), want, "{cols} {}", isa.name());
-            }
-        }
-        xs[0][5] = f32::NAN; // no output is a number
-        assert_eq!(matrix.largest(&xs[0]), 0);
-
-        // A row without a bound.
-        for scale in [f16::NAN, f16::INFINITY] {
-            let mut blocks = blocks.clone();
-            let row = 70 * cols / kind.block_len() * kind.block_bytes();
-            blocks[row..row + 2].copy_from_slice(&scale.to_le_bytes());
-            let source = Source::Ggml(kind, blocks);
-            let shape = case.shape;
-            let case = Case { shape, source };
-            let matrix = CpuMatrix::pack(&case.packed(), Arithmetic::Rounded, &|_| {}).unwrap();
-            let mut out = vec![0.0; rows];
-            matrix.matmul_t(&xs[1], 1, &mut out);
-            assert_eq!(
-                matrix.largest(&xs[1]),
-                crate::cpu::argmax(&out),
-                "{cols} {scale}"
-            );
-        }
-    }
 }
