@@ -115,21 +115,25 @@ impl Kept<'_> {
 }
 
 thread_local! {
-    /// Room for a few rows, kept from call to call.
-    static ROOM: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    /// Rooms for a few rows, one for each call within another, kept from call to call.
+    static ROOMS: Cell<Vec<Vec<f32>>> = const { Cell::new(Vec::new()) };
 }
 
 /// Calls `f` with `n` floats of any values.
 pub(crate) fn with_room<T>(n: usize, f: impl FnOnce(&mut [f32]) -> T) -> T {
     /// What a decode step needs stays.
     const KEPT: usize = 64 * 1024;
-    let mut room = ROOM.take();
+    let mut rooms = ROOMS.take();
+    let mut room = rooms.pop().unwrap_or_default();
+    ROOMS.set(rooms);
     if room.len() < n {
         room.resize(n, 0.0);
     }
     let result = f(&mut room[..n]);
     if room.len() <= KEPT {
-        ROOM.set(room);
+        let mut rooms = ROOMS.take();
+        rooms.push(room);
+        ROOMS.set(rooms);
     }
     result
 }
