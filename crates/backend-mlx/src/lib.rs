@@ -73,11 +73,13 @@ impl Backend for MlxBackend {
 
     fn eval(&self, tensors: &[&MlxTensor]) -> Result<()> {
         error::after_lack();
+        cuda::finish_compiling();
         transforms::eval(tensors.iter().map(|t| t.array())).map_err(failed("eval"))
     }
 
     fn async_eval(&self, tensors: &[&MlxTensor]) -> Result<()> {
         error::after_lack();
+        cuda::finish_compiling();
         transforms::async_eval(tensors.iter().map(|t| t.array())).map_err(failed("async_eval"))
     }
 
