@@ -91,6 +91,13 @@ impl Backend for MlxBackend {
         true
     }
 
+    fn compiles_for(&self) -> &'static [usize] {
+        match self.device {
+            Device::Cuda(_) => cuda::KINDS_OF_STEPS,
+            _ => &[],
+        }
+    }
+
     /// Scales in a half precision, the activations' where they have one: MLX computes in the wider type of
     /// its operands.
     fn kv_format(&self, wanted: KvType, activations: DType) -> Result<KvFormat> {

@@ -4,6 +4,7 @@
 mod pending;
 mod run;
 mod together;
+mod warm_up;
 
 use biplane_backend::{DType, Device, KvFormat, MemoryStats};
 
@@ -180,6 +181,14 @@ pub trait ModelRunner {
     /// What the backend reports; both steps' sequences are closed then.
     fn launch_next(&mut self) -> Result<bool> {
         Ok(false)
+    }
+
+    /// Has the backend compile what steps of up to `most` sequences need, so that no answer waits for it.
+    ///
+    /// # Errors
+    /// What the backend reports.
+    fn warm_up(&mut self, _most: usize) -> Result<()> {
+        Ok(())
     }
 
     /// Waits for the step; gives one output a span, in the plan's order. The only synchronisation.

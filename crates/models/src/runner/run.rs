@@ -380,6 +380,10 @@ impl<B: Backend> ModelRunner for Runner<B> {
         }
     }
 
+    fn warm_up(&mut self, most: usize) -> Result<()> {
+        self.compile(most)
+    }
+
     fn collect(&mut self) -> Result<Vec<SpanOutput>> {
         let Some(pending) = self.pending.pop_front() else {
             return Err(Error::Request("no step is in flight".into()));
