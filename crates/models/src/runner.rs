@@ -145,6 +145,14 @@ pub trait ModelRunner {
     /// [`crate::Error::Request`] for a closed slot, or when a sliding window has dropped what is needed.
     fn truncate(&mut self, slot: SlotId, len: usize) -> Result<()>;
 
+    /// Gives back most of the memory that a sequence has for tokens to come: it will not go on soon.
+    ///
+    /// # Errors
+    /// [`crate::Error::Request`] for a closed slot, or the backend's.
+    fn rest(&mut self, _slot: SlotId) -> Result<()> {
+        Ok(())
+    }
+
     /// A new sequence that begins with the first `len` tokens of another, and shares nothing with it.
     ///
     /// # Errors
