@@ -3,7 +3,9 @@
 
     benches/beside_llama_cpp.py MODEL.gguf --biplane target/release/biplane --python PYTHON
 
-PYTHON is one with llama-cpp-python, see llama_cpp_peer.py.
+PYTHON is one with llama-cpp-python, see llama_cpp_peer.py. With --bandwidth PROGRAM, which read_bandwidth.rs
+becomes, the memory is measured in the same turns, and what share of it the weights of each token make: what
+llama.cpp reads (all of the file, or --token-bytes) times tokens a second. Biplane may read less of it.
 """
 
 import argparse
@@ -47,10 +49,14 @@ def main():
     parser.add_argument("--threads", type=int, nargs="+", default=[2, 1])
     parser.add_argument("--generate", type=int, default=48)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--bandwidth", help="a program that prints GB/s for a number of threads")
+    parser.add_argument("--token-bytes", type=float, help="weights that a token reads, if not the whole file")
     args = parser.parse_args()
     figures = defaultdict(list)
     for _ in range(args.rounds):
         for threads in args.threads:
+            if args.bandwidth:
+                figures[threads].append(float(output(args.bandwidth, str(threads))))
             for prompt in args.prompts:
                 for name, measure in (("llama.cpp", llama), ("Biplane", biplane)):
                     for what, value in zip(("prefill", "decode", "peak MiB"), measure(args, threads, prompt)):
@@ -62,7 +68,12 @@ def main():
                 theirs, ours = (
                     statistics.median(figures[threads, prompt, what, name]) for name in ("llama.cpp", "Biplane")
                 )
-                print(f"| {threads} | {prompt} | {what} | {theirs:.0f} | {ours:.0f} | {ours / theirs:.2f} |")
+                shares = ""
+                if what == "decode" and args.bandwidth:
+                    read = args.token_bytes or pathlib.Path(args.model).stat().st_size
+                    limit = statistics.median(figures[threads]) * 1e9 / read
+                    shares = f" of at most {limit:.0f}: {theirs / limit:.0%} and {ours / limit:.0%} |"
+                print(f"| {threads} | {prompt} | {what} | {theirs:.0f} | {ours:.0f} | {ours / theirs:.2f} |{shares}")
 
 
 if __name__ == "__main__":

@@ -141,8 +141,8 @@ pub fn attention_default<T: Tensor>(
 /// [`Error::DType`], [`Error::Rank`], [`Error::Shape`].
 pub fn attention_each_dims<T: Tensor>(q: &T, k: &T, v: &T, mask: Option<&T>) -> Result<[usize; 5]> {
     let op = "attention_each";
-    crate::defaults::same_float(op, q, k)?;
-    crate::defaults::same_float(op, q, v)?;
+    crate::defaults::require_float(op, q)?;
+    crate::defaults::same_float(op, k, v)?;
     let [rows, heads, head_dim] = q.shape().dims(op)?;
     let [k_rows, kv_heads, kv_len, k_dim] = k.shape().dims(op)?;
     let fits = v.shape() == k.shape()

@@ -40,8 +40,8 @@ pub fn decode_dims<T: Tensor>(
     with: &Decode<'_, T>,
 ) -> Result<DecodeDims> {
     let op = "decode_attention";
-    crate::defaults::same_float(op, qkv, keys)?;
-    crate::defaults::same_float(op, qkv, values)?;
+    crate::defaults::require_float(op, qkv)?;
+    crate::defaults::same_float(op, keys, values)?;
     let [rows, width] = qkv.shape().dims(op)?;
     let [k_rows, kv_heads, capacity, head_dim] = match keys.shape().as_slice() {
         [kv_heads, capacity, d] => [1, *kv_heads, *capacity, *d],
@@ -109,6 +109,7 @@ pub fn decode_attention_default<T: Tensor>(
         true => Shape::from([n.kv_heads, 1, d]),
         false => Shape::from([rows, n.kv_heads, 1, d]),
     };
+    let (k, v) = (k.cast(keys.dtype())?, v.cast(values.dtype())?);
     let keys = keys.write_slice(axis, with.end, &k.reshape(new)?)?;
     let values = values.write_slice(axis, with.end, &v.reshape(new)?)?;
     let len = with.end + 1 - with.seen;

@@ -44,10 +44,21 @@ pub fn matmul_t_with<M: WeightMatrix>(
         }
         y = gate.apply(&y.narrow(axis, 0, n / 2)?, &y.narrow(axis, n / 2, n / 2)?)?;
     }
+    after(y, around)
+}
+
+/// What [`Around`] does last.
+///
+/// # Errors
+/// As [`WeightMatrix::matmul_t_with`].
+pub fn after<T: Tensor>(mut y: T, around: &Around<'_, T>) -> Result<T> {
+    if let Some((weight, eps)) = around.norm_after {
+        y = y.rms_norm(weight, eps)?;
+    }
     match around.add {
         Some(add) if add.shape() == y.shape() => add.add(&y),
         Some(add) => Err(Error::Shape {
-            op,
+            op: "matmul_t_with",
             lhs: y.shape(),
             rhs: add.shape(),
         }),

@@ -33,6 +33,8 @@ pub struct Around<'a, T> {
     pub bias: Option<&'a T>,
     /// The first half of a row's outputs are gates of the second half.
     pub gate: Option<Gate>,
+    /// RMSNorm of what has been computed so far, by a weight as long as its rows and epsilon.
+    pub norm_after: Option<(&'a T, f32)>,
     /// Added to the result, of its shape.
     pub add: Option<&'a T>,
 }
@@ -51,6 +53,7 @@ impl<T> Default for Around<'_, T> {
             norm: None,
             bias: None,
             gate: None,
+            norm_after: None,
             add: None,
         }
     }
@@ -75,15 +78,6 @@ pub trait WeightMatrix: Clone + Debug + Send + 'static {
     /// floating-point.
     fn matmul_t(&self, x: &Self::Tensor) -> Result<Self::Tensor>;
 
-    /// What [`WeightMatrix::matmul_t`] gives with each of some matrices of one device and one `in`: a
-    /// backend may do for all together what it would do for each.
-    ///
-    /// # Errors
-    /// As [`WeightMatrix::matmul_t`].
-    fn matmul_t_each(matrices: &[&Self], x: &Self::Tensor) -> Result<Vec<Self::Tensor>> {
-        matrices.iter().map(|m| m.matmul_t(x)).collect()
-    }
-
     /// [`WeightMatrix::matmul_t`] with what comes before and after it, as one operation where the backend
     /// has one. Gives `[.., out]`, or `[.., out / 2]` where gated.
     ///
@@ -107,7 +101,7 @@ pub trait WeightMatrix: Clone + Debug + Send + 'static {
     }
 
     /// The rows of some matrices of one `in` under each other as one matrix, where the backend
-    /// multiplies one large matrix faster than the parts and they have one form; `None` where not.
+    /// multiplies that faster than the parts and can have them so; `None` where not.
     ///
     /// # Errors
     /// Only what the backend reports.

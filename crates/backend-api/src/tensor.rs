@@ -181,7 +181,7 @@ pub trait Tensor: Clone + Debug + Send + 'static {
     /// queries, keys and values side by side. Query and key heads are normed and turned, keys and
     /// values are written to the caches at [`Decode::end`], and each row attends to its cache from
     /// [`Decode::seen`] on. The caches are `[rows, kv_heads, capacity, d]`, or of one row without that
-    /// axis. Gives `[rows, heads · d]` and the caches, which a backend may have written in place: what
+    /// axis, in any floating-point type. Gives `[rows, heads · d]` and the caches, which a backend may have written in place: what
     /// shares their elements must not read beyond `end`.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! The fused operations on the processor: our kernels over candle's `f32` storage. Callers have
 //! checked shapes, and that every operand is `F32` on the processor.
 
+mod decode;
 mod quantized;
 
 use std::marker::PhantomData;
@@ -12,6 +13,7 @@ use biplane_backend::{
 use candle_core::{CpuStorage, Device, Storage, StorageRef, Tensor as Inner};
 use half::{f16, slice::HalfFloatSliceExt};
 
+pub(crate) use decode::decode_attention;
 pub(crate) use quantized::{attention_quantized, codes_serve, quantize_kv};
 
 use crate::{

@@ -1,17 +1,17 @@
 //! Weight matrices: our packed form on the processor, candle's on a GPU.
 
-use std::{ops::Range, sync::Arc};
+use std::ops::Range;
 
 use biplane_backend::{
     Around, DType, Error, PackedMatrix, Result, Shape, Tensor, WeightMatrix,
     defaults::{self, require_float},
 };
-use candle_core::Device;
+use candle_core::{Device, Tensor as Inner};
 
 use crate::{
     CandleTensor,
-    cpu::{self, Arithmetic, CpuMatrix},
-    fused::{Floats, made, numbers, output, row_major},
+    cpu::{self, Arithmetic, CpuMatrices, CpuMatrix},
+    fused::{Floats, numbers, output, row_major},
     gpu_matrix::GpuMatrix,
     memory,
     primitives::check_ids,
@@ -26,7 +26,7 @@ pub struct CandleMatrix {
 
 #[derive(Clone, Debug)]
 enum Form {
-    Cpu(Arc<CpuMatrix>),
+    Cpu(CpuMatrices),
     Gpu(GpuMatrix),
 }
 
@@ -46,7 +46,9 @@ impl CandleMatrix {
             });
         }
         let form = if device.is_cpu() {
-            Form::Cpu(Arc::new(CpuMatrix::pack(packed, arithmetic, taken)?))
+            Form::Cpu(CpuMatrices::one(CpuMatrix::pack(
+                packed, arithmetic, taken,
+            )?))
         } else {
             let exact = arithmetic == Arithmetic::Exact;
             Form::Gpu(GpuMatrix::load(packed, activations, device, exact)?)
@@ -67,6 +69,32 @@ fn float_dtype(op: &'static str, dtype: DType) -> Result<()> {
         got: dtype,
         expected: "a floating-point type",
     })
+}
+
+impl CandleMatrix {
+    /// The shape of [`WeightMatrix::matmul_t_with`]'s result, where all operands are right and our kernels
+    /// can read them: what is not is for the default, which refuses it or does it otherwise.
+    fn result_of(&self, x: &CandleTensor, around: &Around<'_, CandleTensor>) -> Option<Shape> {
+        let [outputs, cols] = self.shape;
+        let is = |t: Option<&CandleTensor>, shape: Shape| {
+            t.is_none_or(|t| t.is_cpu_f32() && t.shape() == shape)
+        };
+        let width = match around.gate {
+            Some(_) if !outputs.is_multiple_of(2) => return None,
+            Some(_) => outputs / 2,
+            None => outputs,
+        };
+        let last = x.shape().rank().checked_sub(1)?;
+        let shape = x.shape().with_dim("matmul_t_with", last, width).ok()?;
+        let fits = x.is_cpu_f32()
+            && x.shape().as_slice().last() == Some(&cols)
+            && x.shape().numel() > 0
+            && is(around.norm.map(|(w, _)| w), Shape::from([cols]))
+            && is(around.bias, Shape::from([outputs]))
+            && is(around.norm_after.map(|(w, _)| w), Shape::from([width]))
+            && is(around.add, shape);
+        fits.then_some(shape)
+    }
 }
 
 impl WeightMatrix for CandleMatrix {
@@ -104,37 +132,13 @@ impl WeightMatrix for CandleMatrix {
             Form::Cpu(m) => {
                 let wide = row_major(op, &x.cast(DType::F32)?)?;
                 let wide = Floats::all(op, &wide)?;
-                output(op, shape, |out| m.matmul_t(&wide, rows, out))?.cast(x.dtype())
+                output(op, shape, |out| {
+                    m.matmul_t(&wide, &cpu::Around::default(), out)
+                })?
+                .cast(x.dtype())
             }
             Form::Gpu(m) => m.matmul_t(&x.reshape([rows, input])?)?.reshape(shape),
         }
-    }
-
-    fn matmul_t_each(matrices: &[&Self], x: &CandleTensor) -> Result<Vec<CandleTensor>> {
-        let op = "matmul_t_each";
-        let ours = |m: &&Self| match &m.form {
-            Form::Cpu(own) if Some(&m.shape[1]) == x.shape().as_slice().last() => Some(own.clone()),
-            _ => None,
-        };
-        let own: Option<Vec<_>> = matrices.iter().map(ours).collect();
-        let (Some(own), true, true) = (own, x.is_cpu_f32(), x.shape().numel() > 0) else {
-            return matrices.iter().map(|m| m.matmul_t(x)).collect();
-        };
-        let last = x.shape().rank() - 1;
-        let rows = x.shape().numel() / x.shape().last(op)?;
-        let x_rows = row_major(op, x)?;
-        let x_rows = Floats::all(op, &x_rows)?;
-        let mut outs = Vec::with_capacity(own.len());
-        for m in &own {
-            let shape = x.shape().with_dim(op, last, m.shape()[0])?;
-            memory::check(shape, DType::F32, x.inner.device())?;
-            outs.push((shape, vec![0.0; shape.numel()]));
-        }
-        let slices = outs.iter_mut().map(|(_, out)| out.as_mut_slice());
-        let mut each: Vec<_> = own.iter().map(|m| &**m).zip(slices).collect();
-        CpuMatrix::matmul_t_each(&mut each, &x_rows, rows);
-        let made = outs.into_iter().map(|(shape, out)| made(op, shape, out));
-        made.collect()
     }
 
     fn matmul_t_with(
@@ -143,31 +147,51 @@ impl WeightMatrix for CandleMatrix {
         around: &Around<'_, CandleTensor>,
     ) -> Result<CandleTensor> {
         let op = "matmul_t_with";
-        let (Form::Cpu(m), true, Some(add)) = (&self.form, x.is_cpu_f32(), around.add) else {
+        let (Form::Cpu(m), Some(shape)) = (&self.form, self.result_of(x, around)) else {
             return defaults::matmul_t_with(self, x, around);
         };
-        if x.shape().as_slice().last() != Some(&self.shape[1]) {
-            return defaults::matmul_t_with(self, x, around);
+        let x = row_major(op, x)?;
+        let x = Floats::all(op, &x)?;
+        // What the shapes' checks have seen to be there and in the processor's memory.
+        let row_major = |t: Option<&CandleTensor>| t.map(|t| row_major(op, t)).transpose();
+        let [norm, bias, norm_after, add] = [
+            row_major(around.norm.map(|(weight, _)| weight))?,
+            row_major(around.bias)?,
+            row_major(around.norm_after.map(|(weight, _)| weight))?,
+            row_major(around.add)?,
+        ];
+        fn floats(t: &Option<Inner>) -> Result<Option<Floats<'_>>> {
+            t.as_ref()
+                .map(|t| Floats::all("matmul_t_with", t))
+                .transpose()
         }
-        // A residual is added where the product is: one tensor less, and they are small ones.
-        let shape = x
-            .shape()
-            .with_dim(op, x.shape().rank().saturating_sub(1), self.shape[0])?;
-        let alone = around.norm.is_none() && around.bias.is_none() && around.gate.is_none();
-        let fits = add.shape() == shape && add.is_cpu_f32();
-        if !alone || !fits || x.shape().numel() == 0 {
-            return defaults::matmul_t_with(self, x, around);
-        }
-        let (rows, to) = (row_major(op, x)?, row_major(op, add)?);
-        let (rows, to) = (Floats::all(op, &rows)?, Floats::all(op, &to)?);
-        output(op, shape, |out| {
-            m.matmul_t(&rows, rows.len() / self.shape[1], out);
-            cpu::for_chunks(out, |first, out| {
-                out.iter_mut()
-                    .zip(&to[first..])
-                    .for_each(|(out, to)| *out += to);
-            });
-        })
+        let (norm, bias) = (floats(&norm)?, floats(&bias)?);
+        let (norm_after, add) = (floats(&norm_after)?, floats(&add)?);
+        let with = cpu::Around {
+            norm: norm.as_deref().zip(around.norm.map(|(_, eps)| eps)),
+            bias: bias.as_deref(),
+            gate: around.gate,
+            norm_after: norm_after
+                .as_deref()
+                .zip(around.norm_after.map(|(_, eps)| eps)),
+            add: add.as_deref(),
+        };
+        output(op, shape, |out| m.matmul_t(&x, &with, out))
+    }
+
+    fn join(matrices: &[&Self]) -> Result<Option<Self>> {
+        let parts: Option<Vec<_>> = matrices
+            .iter()
+            .map(|m| match &m.form {
+                Form::Cpu(parts) => Some(parts),
+                Form::Gpu(_) => None,
+            })
+            .collect();
+        let joined = parts.and_then(|parts| CpuMatrices::join(&parts));
+        Ok(joined.map(|joined| CandleMatrix {
+            shape: joined.shape(),
+            form: Form::Cpu(joined),
+        }))
     }
 
     fn argmax_t(&self, x: &CandleTensor) -> Result<CandleTensor> {
@@ -175,8 +199,10 @@ impl WeightMatrix for CandleMatrix {
         match &self.form {
             Form::Cpu(m) if x.is_cpu_f32() && x.shape() == Shape::from([1, self.shape[1]]) => {
                 let row = row_major(op, x)?;
-                let place = m.largest(&Floats::all(op, &row)?);
-                numbers(op, Shape::from([1]), vec![place as u32])
+                match m.largest(&Floats::all(op, &row)?) {
+                    Some(place) => numbers(op, Shape::from([1]), vec![place as u32]),
+                    None => self.matmul_t(x)?.argmax(),
+                }
             }
             _ => self.matmul_t(x)?.argmax(),
         }

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use biplane_backend::{
-    AttentionMask, BinaryOp, DType, KvSpec, QuantizedKv, ReduceOp, Result, RopeAngles, Shape,
-    Tensor, UnaryOp, defaults,
+    AttentionMask, BinaryOp, DType, Decode, KvSpec, QuantizedKv, ReduceOp, Result, RopeAngles,
+    Shape, Tensor, UnaryOp, defaults,
 };
 use candle_core::Tensor as Inner;
 
@@ -167,6 +167,18 @@ impl Tensor for CandleTensor {
             fused::attention(self, k, v, dims, mask, scale)
         } else {
             defaults::attention(self, k, v, mask, scale)
+        }
+    }
+
+    fn decode_attention(
+        &self,
+        caches: (Self, Self),
+        with: &Decode<'_, Self>,
+    ) -> Result<(Self, (Self, Self))> {
+        let n = defaults::decode_dims(self, (&caches.0, &caches.1), with)?;
+        match fused::decode_attention(self, (&caches.0, &caches.1), with, n)? {
+            Some(y) => Ok((y, caches)),
+            None => defaults::decode_attention(self, caches, with),
         }
     }
 

@@ -8,8 +8,8 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use biplane_backend::{
-    AttentionMask, Backend, DType, Device, GgmlKind, PackedLayout, PackedMatrix, RopeAngles,
-    Tensor, WeightMatrix,
+    Around, AttentionMask, Backend, DType, Decode, Device, Gate, GgmlKind, PackedLayout,
+    PackedMatrix, RopeAngles, Tensor, WeightMatrix,
 };
 use biplane_candle::{CandleBackend, CandleMatrix, CandleTensor, set_threads};
 
@@ -112,8 +112,30 @@ fn a_decode_step_allocates_its_results_alone() {
         for m in [&small, &large] {
             assert_eq!(allocations(|| m.matmul_t(&x).unwrap()), result);
         }
-        // Four lists of three elements besides.
-        let three = || CandleMatrix::matmul_t_each(&[&small, &large, &small], &x);
-        assert_eq!(allocations(|| three().unwrap()), 3 * result + 4);
+        // Of several matrices too, and with all that is done around it.
+        let both = CandleMatrix::join(&[&large, &large]).unwrap().unwrap();
+        let around = Around {
+            norm: Some((&norm, 1e-5)),
+            gate: Some(Gate::Silu),
+            ..Around::default()
+        };
+        let gated = || both.matmul_t_with(&x, &around);
+        assert_eq!(allocations(|| gated().unwrap()), result);
+    }
+    // A layer's attention out of its projections.
+    let caches = || (cache.clone(), cache.clone());
+    for (seen, end) in [(0, 100), (0, 900)] {
+        let with = Decode {
+            norms: None,
+            rope: &angles,
+            seen,
+            end,
+            mask: None,
+            scale: 0.1,
+        };
+        let (qkv, held) = (tensor(&b, [1, 960]), caches());
+        let decode = || qkv.decode_attention((held.0.clone(), held.1.clone()), &with);
+        // Candle makes a list for each cache that is written.
+        assert_eq!(allocations(|| decode().unwrap()), result + 2);
     }
 }

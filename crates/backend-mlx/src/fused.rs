@@ -192,7 +192,11 @@ pub(crate) fn decode_attention(
     with: &Decode<'_, MlxTensor>,
 ) -> Result<(MlxTensor, (MlxTensor, MlxTensor))> {
     let n = defaults::decode_dims(qkv, (&caches.0, &caches.1), with)?;
-    match cuda::decode_attention(qkv, (&caches.0, &caches.1), with, n) {
+    let ours = match qkv.dtype() == caches.0.dtype() {
+        true => cuda::decode_attention(qkv, (&caches.0, &caches.1), with, n),
+        false => None,
+    };
+    match ours {
         Some(y) => {
             let shape = Shape::from([n.rows, n.heads * n.head_dim]);
             let y = qkv.derive("decode_attention", shape, qkv.dtype(), |_| y)?;

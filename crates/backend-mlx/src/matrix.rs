@@ -139,6 +139,14 @@ impl WeightMatrix for MlxMatrix {
 
     fn matmul_t_with(&self, x: &MlxTensor, around: &Around<'_, MlxTensor>) -> Result<MlxTensor> {
         let op = "matmul_t_with";
+        if around.norm_after.is_some() {
+            let before = Around {
+                norm_after: None,
+                add: None,
+                ..*around
+            };
+            return defaults::after(self.matmul_t_with(x, &before)?, around);
+        }
         let [outputs, cols] = self.shape;
         let known = x.shape().rank() == 2 && x.shape().last(op)? == cols;
         let rows = x.shape().numel() / cols.max(1);

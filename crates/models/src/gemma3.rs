@@ -151,15 +151,16 @@ impl<B: Backend> Attention<B> {
         })
     }
 
+    /// Added to `x`.
     fn forward(
         &self,
         x: &B::Tensor,
-        norm: &RmsNorm<B>,
+        [before, after]: [&RmsNorm<B>; 2],
         layer: usize,
         rope: &RopeAngles<B::Tensor>,
         step: &mut Step<'_, B>,
     ) -> biplane_backend::Result<B::Tensor> {
-        let qkv = self.qkv_proj.project(x, Some(norm))?;
+        let qkv = self.qkv_proj.project(x, Some(before))?;
         let heads = Heads {
             heads: self.heads,
             kv_heads: self.kv_heads,
@@ -169,7 +170,7 @@ impl<B: Backend> Attention<B> {
             scale: self.scale,
         };
         let y = step.attend_projected(layer, qkv, &heads)?;
-        self.o_proj.forward(&y)
+        self.o_proj.forward_norm_add(&y, after, x)
     }
 }
 
@@ -189,9 +190,14 @@ impl<B: Backend> Mlp<B> {
         })
     }
 
-    fn forward(&self, x: &B::Tensor, norm: &RmsNorm<B>) -> biplane_backend::Result<B::Tensor> {
-        let y = self.gate_up_proj.forward_gated(x, norm, Gate::GeluTanh)?;
-        self.down_proj.forward(&y)
+    /// Added to `x`.
+    fn forward(
+        &self,
+        x: &B::Tensor,
+        [before, after]: [&RmsNorm<B>; 2],
+    ) -> biplane_backend::Result<B::Tensor> {
+        let y = self.gate_up_proj.forward_gated(x, before, Gate::GeluTanh)?;
+        self.down_proj.forward_norm_add(&y, after, x)
     }
 }
 
@@ -224,12 +230,13 @@ impl<B: Backend> Block<B> {
         rope: &RopeAngles<B::Tensor>,
         step: &mut Step<'_, B>,
     ) -> biplane_backend::Result<B::Tensor> {
-        let y = self
-            .self_attn
-            .forward(x, &self.input_layernorm, layer, rope, step)?;
-        let x = x.add(&self.post_attention_layernorm.forward(&y)?)?;
-        let y = self.mlp.forward(&x, &self.pre_feedforward_layernorm)?;
-        x.add(&self.post_feedforward_layernorm.forward(&y)?)
+        let norms = [&self.input_layernorm, &self.post_attention_layernorm];
+        let x = self.self_attn.forward(x, norms, layer, rope, step)?;
+        let norms = [
+            &self.pre_feedforward_layernorm,
+            &self.post_feedforward_layernorm,
+        ];
+        self.mlp.forward(&x, norms)
     }
 }
 

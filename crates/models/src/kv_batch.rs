@@ -178,6 +178,7 @@ impl<B: Backend> BatchCache<B> {
         &mut self,
         backend: &B,
         layer: usize,
+        kept: DType,
         qkv: &B::Tensor,
         mut with: Decode<'_, B::Tensor>,
     ) -> Result<B::Tensor> {
@@ -187,7 +188,7 @@ impl<B: Backend> BatchCache<B> {
             index: layer,
             limit,
         })?;
-        layer.reserve(backend, KvFormat::Plain(qkv.dtype()))?;
+        layer.reserve(backend, KvFormat::Plain(kept))?;
         let caches = plain(layer.keys_values.take()).ok_or_else(lost::<B>)?;
         with.end = layer.end;
         layer.end += 1;

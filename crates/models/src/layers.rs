@@ -41,6 +41,24 @@ impl<B: Backend> Linear<B> {
         self.weight.matmul_t_with(x, &around)
     }
 
+    /// [`Linear::forward`], normed and then added to `to`.
+    ///
+    /// # Errors
+    /// As [`WeightMatrix::matmul_t_with`].
+    pub fn forward_norm_add(
+        &self,
+        x: &B::Tensor,
+        norm: &RmsNorm<B>,
+        to: &B::Tensor,
+    ) -> Result<B::Tensor> {
+        let around = Around {
+            norm_after: Some(norm.parts()),
+            add: Some(to),
+            ..self.biased()
+        };
+        self.weight.matmul_t_with(x, &around)
+    }
+
     fn biased(&self) -> Around<'_, B::Tensor> {
         Around {
             bias: self.bias.as_ref(),
@@ -122,9 +140,7 @@ impl<B: Backend, const N: usize> Joined<B, N> {
             None => {
                 let normed = norm.map(|norm| norm.forward(x)).transpose()?;
                 let x = normed.as_ref().unwrap_or(x);
-                let weights: Vec<_> = self.parts.iter().map(|l| &l.weight).collect();
-                let products = B::Matrix::matmul_t_each(&weights, x)?;
-                let ys = self.parts.iter().zip(products).map(|(l, y)| l.add_bias(y));
+                let ys = self.parts.iter().map(|l| l.forward(x));
                 Values::Parts(ys.collect::<Result<_>>()?)
             }
         };
@@ -177,6 +193,32 @@ impl<B: Backend, const N: usize> Projected<B, N> {
         }
     }
 
+    /// Each layer's outputs as some heads of `d` elements, `[tokens, heads, d]`: views where they are one
+    /// tensor.
+    ///
+    /// # Errors
+    /// Only what the backend reports.
+    pub(crate) fn heads(self, heads: [usize; N], d: usize) -> Result<[B::Tensor; N]> {
+        let mut start = 0;
+        let ys: Vec<_> = match self.values {
+            Values::Whole(y) => {
+                let all = heads.iter().sum();
+                let y = y.reshape([y.shape().dim("reshape", 0)?, all, d])?;
+                let next = |&n: &usize| {
+                    start += n;
+                    y.narrow(1, start - n, n)
+                };
+                heads.iter().map(next).collect::<Result<_>>()?
+            }
+            Values::Parts(ys) => ys
+                .iter()
+                .zip(heads)
+                .map(|(y, n)| y.reshape([y.shape().dim("reshape", 0)?, n, d]))
+                .collect::<Result<_>>()?,
+        };
+        each(ys)
+    }
+
     /// Each layer's `[tokens, out]`.
     ///
     /// # Errors
@@ -193,12 +235,17 @@ impl<B: Backend, const N: usize> Projected<B, N> {
                 self.outputs.iter().map(next).collect::<Result<_>>()?
             }
         };
-        ys.try_into().map_err(|ys: Vec<_>| Error::Backend {
-            backend: B::NAME,
-            op: "matmul_t_each",
-            message: format!("{} products of {N} matrices", ys.len()),
-        })
+        each(ys)
     }
+}
+
+/// As many tensors as there are layers.
+fn each<T: Tensor, const N: usize>(ys: Vec<T>) -> Result<[T; N]> {
+    ys.try_into().map_err(|ys: Vec<_>| Error::OutOfRange {
+        op: "join",
+        index: ys.len(),
+        limit: N,
+    })
 }
 
 /// A table of token vectors; a tied head is the same matrix used as a linear layer.

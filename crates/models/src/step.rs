@@ -91,14 +91,11 @@ impl<B: Backend> Step<'_, B> {
         qkv: Projected<B, 3>,
         h: &Heads<'_, B>,
     ) -> Result<B::Tensor> {
-        if let (Some(qkv), true) = (qkv.whole(), self.only_decodes()) {
-            return self.decode(layer, qkv, h);
+        if let (Some(qkv), Some(kept)) = (qkv.whole(), self.only_decodes()) {
+            return self.decode(layer, kept, qkv, h);
         }
         let (n, d) = (self.num_tokens(), h.head_dim);
-        let [q, k, v] = qkv.split()?;
-        let mut q = q.reshape([n, h.heads, d])?;
-        let mut k = k.reshape([n, h.kv_heads, d])?;
-        let v = v.reshape([n, h.kv_heads, d])?;
+        let [mut q, mut k, v] = qkv.heads([h.heads, h.kv_heads, h.kv_heads], d)?;
         if let Some([q_norm, k_norm]) = h.norms {
             (q, k) = (q_norm.forward(&q)?, k_norm.forward(&k)?);
         }
@@ -106,18 +103,26 @@ impl<B: Backend> Step<'_, B> {
             .reshape([n, h.heads * d])
     }
 
-    /// Whether this step is one token of one sequence, or of those of the batch and no other, and
-    /// their keys and values are kept as they are computed.
-    fn only_decodes(&self) -> bool {
-        let alike = self.kv_format == KvFormat::Plain(self.dtype);
+    /// What keys and values are kept as where they are not quantized and this step is one token of one
+    /// sequence, or of those of the batch and no other.
+    fn only_decodes(&self) -> Option<DType> {
         let all = match self.batch {
             Some(_) => self.spans.is_empty(),
             None => self.spans.len() == 1 && self.num_tokens() == 1,
         };
-        alike && all
+        match self.kv_format {
+            KvFormat::Plain(kept) if all => Some(kept),
+            _ => None,
+        }
     }
 
-    fn decode(&mut self, layer: usize, qkv: &B::Tensor, h: &Heads<'_, B>) -> Result<B::Tensor> {
+    fn decode(
+        &mut self,
+        layer: usize,
+        kept: DType,
+        qkv: &B::Tensor,
+        h: &Heads<'_, B>,
+    ) -> Result<B::Tensor> {
         let with = Decode {
             norms: h.norms.map(|[q, k]| ([&q.weight, &k.weight], q.eps)),
             rope: h.rope,
@@ -127,9 +132,9 @@ impl<B: Backend> Step<'_, B> {
             scale: h.scale,
         };
         match (&mut self.batch, self.spans.first()) {
-            (Some(batch), _) => batch.decode(self.backend, layer, qkv, with),
+            (Some(batch), _) => batch.decode(self.backend, layer, kept, qkv, with),
             (None, Some(span)) => {
-                self.caches[span.cache].decode(self.backend, layer, self.dtype, qkv, with)
+                self.caches[span.cache].decode(self.backend, layer, kept, qkv, with)
             }
             (None, None) => Err(biplane_backend::Error::OutOfRange {
                 op: "decode",

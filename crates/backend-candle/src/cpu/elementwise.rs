@@ -1,3 +1,5 @@
+use biplane_backend::Gate;
+
 use super::for_row_chunks;
 use super::math::{exp, load_part, store_part};
 use super::simd::{Isa, Kernel, MAX_LANES, Simd, launch};
@@ -58,10 +60,20 @@ fn softmax_with(isa: Isa, x: &[f32], cols: usize, out: &mut [f32]) {
     });
 }
 
+/// What gates.
 #[derive(Clone, Copy, PartialEq)]
-enum Activation {
+pub(super) enum Activation {
     Silu,
     GeluTanh,
+}
+
+impl From<Gate> for Activation {
+    fn from(gate: Gate) -> Self {
+        match gate {
+            Gate::Silu => Activation::Silu,
+            Gate::GeluTanh => Activation::GeluTanh,
+        }
+    }
 }
 
 fn gated(isa: Isa, activation: Activation, gate: &[f32], up: &[f32], out: &mut [f32]) {
@@ -71,38 +83,52 @@ fn gated(isa: Isa, activation: Activation, gate: &[f32], up: &[f32], out: &mut [
     );
     for_row_chunks(out, 1, 4, |first, out| {
         let (gate, up) = (&gate[first..][..out.len()], &up[first..][..out.len()]);
+        let width = out.len();
         launch(
             isa,
-            Gated {
+            GatedRows {
                 activation,
                 gate,
                 up,
-                out,
+                width,
+                out: out.as_mut_ptr(),
+                stride: width,
             },
         );
     });
 }
 
-struct Gated<'a> {
-    activation: Activation,
-    gate: &'a [f32],
-    up: &'a [f32],
-    out: &'a mut [f32],
+/// Rows of `width` gates and values, and where the gated values go.
+pub(super) struct GatedRows<'a> {
+    pub activation: Activation,
+    pub gate: &'a [f32],
+    pub up: &'a [f32],
+    pub width: usize,
+    /// A row of `width` for each row of gates, which nothing else uses.
+    pub out: *mut f32,
+    /// Elements from one row of `out` to the next.
+    pub stride: usize,
 }
 
-impl Kernel for Gated<'_> {
+impl Kernel for GatedRows<'_> {
     #[inline(always)]
     unsafe fn run<V: Simd>(self) {
-        let parts = self.gate.chunks(V::LANES).zip(self.up.chunks(V::LANES));
-        for ((gate, up), out) in parts.zip(self.out.chunks_mut(V::LANES)) {
-            // SAFETY: whole vectors only where there are as many elements.
-            unsafe {
-                if out.len() == V::LANES {
-                    let (x, up) = (V::load(gate.as_ptr()), V::load(up.as_ptr()));
-                    V::store(out.as_mut_ptr(), gated_one::<V>(self.activation, x, up));
-                } else {
-                    let (x, up) = (load_part::<V>(gate, 0.0), load_part::<V>(up, 0.0));
-                    store_part::<V>(out, gated_one::<V>(self.activation, x, up));
+        let rows = self.gate.chunks(self.width).zip(self.up.chunks(self.width));
+        for (i, (gate, up)) in rows.enumerate() {
+            // SAFETY: the row is there.
+            let out =
+                unsafe { std::slice::from_raw_parts_mut(self.out.add(i * self.stride), up.len()) };
+            let parts = gate.chunks(V::LANES).zip(up.chunks(V::LANES));
+            for ((gate, up), out) in parts.zip(out.chunks_mut(V::LANES)) {
+                // SAFETY: whole vectors only where there are as many elements.
+                unsafe {
+                    if out.len() == V::LANES {
+                        let (x, up) = (V::load(gate.as_ptr()), V::load(up.as_ptr()));
+                        V::store(out.as_mut_ptr(), gated_one::<V>(self.activation, x, up));
+                    } else {
+                        let (x, up) = (load_part::<V>(gate, 0.0), load_part::<V>(up, 0.0));
+                        store_part::<V>(out, gated_one::<V>(self.activation, x, up));
+                    }
                 }
             }
         }

@@ -15,10 +15,12 @@ pub mod simd;
 
 pub use attention::{AttentionShape, attention};
 pub use elementwise::{argmax, gelu_tanh_mul, silu_mul, softmax};
-pub use matrix::{Arithmetic, CpuMatrix};
+pub use matrix::{Arithmetic, Around, CpuMatrices, CpuMatrix};
 pub use norm::{layer_norm, rms_norm};
 pub(crate) use quantize::quantize;
 pub use rope::rope;
+
+use std::cell::Cell;
 
 use half::f16;
 
@@ -34,6 +36,14 @@ pub struct Strided<'a, T = f32> {
 }
 
 impl<'a, T> Strided<'a, T> {
+    /// Without the first tokens, which are there.
+    fn after(self, tokens: usize) -> Self {
+        Strided {
+            data: &self.data[tokens * self.token_stride..],
+            ..self
+        }
+    }
+
     /// One head's elements of one token.
     #[inline(always)]
     fn row(&self, head: usize, token: usize, head_dim: usize) -> &'a [T] {
@@ -72,6 +82,22 @@ impl Codes<'_> {
     pub const GROUP: usize = 2 * simd::MAX_LANES;
 }
 
+impl<'a> Kept<'a> {
+    /// Without the first tokens, which are there.
+    pub fn after(self, tokens: usize) -> Self {
+        match self {
+            Kept::F32(x) => Kept::F32(x.after(tokens)),
+            Kept::F16(x) => Kept::F16(x.after(tokens)),
+            Kept::Codes(x) => Kept::Codes(Codes {
+                bits: x.bits,
+                codes: x.codes.after(tokens),
+                scales: x.scales.after(tokens),
+                biases: x.biases.after(tokens),
+            }),
+        }
+    }
+}
+
 impl Kept<'_> {
     /// Panics where the row is not there.
     fn check(&self, head: usize, token: usize, head_dim: usize) {
@@ -86,6 +112,30 @@ impl Kept<'_> {
             }
         }
     }
+}
+
+thread_local! {
+    /// Rooms for a few rows, one for each call within another, kept from call to call.
+    static ROOMS: Cell<Vec<Vec<f32>>> = const { Cell::new(Vec::new()) };
+}
+
+/// Calls `f` with `n` floats of any values.
+pub(crate) fn with_room<T>(n: usize, f: impl FnOnce(&mut [f32]) -> T) -> T {
+    /// What a decode step needs stays.
+    const KEPT: usize = 64 * 1024;
+    let mut rooms = ROOMS.take();
+    let mut room = rooms.pop().unwrap_or_default();
+    ROOMS.set(rooms);
+    if room.len() < n {
+        room.resize(n, 0.0);
+    }
+    let result = f(&mut room[..n]);
+    if room.len() <= KEPT {
+        let mut rooms = ROOMS.take();
+        rooms.push(room);
+        ROOMS.set(rooms);
+    }
+    result
 }
 
 /// An output that tasks write disjoint parts of.

@@ -216,7 +216,9 @@ impl Pool {
         // Publishes the job; sequentially consistent against `asleep`, see `wait_for_job`.
         shared.state.0.fetch_add(NEXT_JOB | OPEN, Ordering::SeqCst);
         for worker in &self.workers {
-            if worker.asleep.load(Ordering::SeqCst) {
+            // Woken once: waking takes longer than many a job.
+            let asleep = &worker.asleep;
+            if asleep.load(Ordering::SeqCst) && asleep.swap(false, Ordering::SeqCst) {
                 worker.handle.thread().unpark();
             }
         }
@@ -327,7 +329,7 @@ impl Shared {
             }
             // Either this sees the job or the caller sees `asleep`: both are sequentially consistent.
             asleep.store(true, Ordering::SeqCst);
-            while open().is_none() && !self.stop.load(Ordering::SeqCst) {
+            if open().is_none() && !self.stop.load(Ordering::SeqCst) {
                 std::thread::park();
             }
             asleep.store(false, Ordering::SeqCst);

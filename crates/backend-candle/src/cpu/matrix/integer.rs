@@ -9,11 +9,11 @@
 use std::cell::Cell;
 use std::marker::PhantomData;
 
-use crate::cpu::SharedOut;
 use crate::cpu::math::store_part;
 use crate::cpu::simd::{Isa, Kernel, Simd, launch, prefetch};
 
 use super::codec::{PANEL, Quads, unroll8, vecs};
+use super::job::Columns;
 use super::kernels::load_scale;
 use super::layout::{Bias, Layout, Scaling};
 use super::rounded::{EXTRA, Rounding};
@@ -24,6 +24,9 @@ const DIRECT: usize = 2;
 
 /// Words of a panel to ask the memory for before they are needed.
 const AHEAD: usize = 320;
+/// The same where scales of many groups come first: the processor, which sees two places read, asks for
+/// less by itself.
+const AHEAD_OF_RUNS: usize = 1920;
 /// Words of a cache line.
 const LINE: usize = 16;
 
@@ -43,7 +46,7 @@ pub(super) struct Product<'a> {
     pub first: usize,
     pub tokens: usize,
     /// `[rows, out]`; the product's part is the panel's columns of its tokens' rows.
-    pub out: SharedOut,
+    pub out: Columns,
 }
 
 impl Product<'_> {
@@ -240,7 +243,11 @@ pub(super) unsafe fn tile<V: Simd, C: Quads, const R: usize, const T: usize>(
         let mut low = p.low.as_ptr();
         // What the memory is asked for next: every line once, those of scales too.
         let asks = T <= DIRECT && first == 0;
-        let (mut asked, mut low_asked) = (word.wrapping_add(AHEAD), low.wrapping_add(AHEAD));
+        let ahead = match layout.run_groups() {
+            1 => AHEAD,
+            _ => AHEAD_OF_RUNS,
+        };
+        let (mut asked, mut low_asked) = (word.wrapping_add(ahead), low.wrapping_add(AHEAD));
         let mut at = 0;
         let (scale_words, header_words) = (layout.scale_words(), layout.header_words());
         let group_blocks = layout.group_blocks();
@@ -331,11 +338,11 @@ pub(super) unsafe fn tile<V: Simd, C: Quads, const R: usize, const T: usize>(
             let row = p.panel * PANEL + (first + r) * V::LANES;
             let rows = layout.rows.saturating_sub(row).min(V::LANES);
             for t in 0..T {
-                let start = (p.first + token + t) * layout.rows + row;
+                let out = p.out.at(p.first + token + t, row);
                 if rows == V::LANES {
-                    V::store(p.out.part(start, rows).as_mut_ptr(), acc[r][t]);
+                    V::store(out, acc[r][t]);
                 } else if rows > 0 {
-                    store_part::<V>(p.out.part(start, rows), acc[r][t]);
+                    store_part::<V>(std::slice::from_raw_parts_mut(out, rows), acc[r][t]);
                 }
             }
         }

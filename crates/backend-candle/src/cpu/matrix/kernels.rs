@@ -5,11 +5,11 @@
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 
-use crate::cpu::SharedOut;
 use crate::cpu::simd::{Isa, Kernel, Simd, launch};
 
 use super::activations::{Arrangement, MAX_TOKENS, TILE};
 use super::codec::{Codec, MAX_VECS, PANEL, Sink, each_vec, vecs};
+use super::job::Columns;
 use super::layout::{Bias, Layout, ScaleType, Scaling};
 
 /// One panel times the tokens of one token block.
@@ -23,7 +23,7 @@ pub(super) struct Product<'a, C> {
     /// All arranged activations.
     pub x: &'a [f32],
     /// `[rows, out]`; the product's part is the panel's columns of the token block's rows.
-    pub out: SharedOut,
+    pub out: Columns,
     pub codec: PhantomData<C>,
 }
 
@@ -351,7 +351,7 @@ impl<C> Product<'_, C> {
         let n = PANEL.min(self.layout.rows - first);
         let row = self.token_block * self.at.tokens + token;
         // SAFETY: this panel's columns of this row, which no other product writes.
-        let out = unsafe { self.out.part(row * self.layout.rows + first, n) };
+        let out = unsafe { self.out.part(row, first, n) };
         out.copy_from_slice(&sums[..n]);
     }
 }

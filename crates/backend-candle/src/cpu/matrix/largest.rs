@@ -14,6 +14,7 @@ use crate::cpu::{SharedOut, pool};
 use super::apart::{Apart, Coarse, MIDDLE};
 use super::codec::{PANEL, vecs};
 use super::integer::{Product, tile};
+use super::job::Columns;
 use super::rounded::{EXTRA, Rounding, round};
 use super::{CpuMatrix, LAST, Line, SCRATCH, room};
 
@@ -109,7 +110,7 @@ impl Searches {
 
 impl CpuMatrix {
     /// Where the largest of the outputs of one row `x [in]` is, the lowest place among equals, as in what
-    /// [`Self::matmul_t`] gives.
+    /// `x · Wᵀ` gives.
     ///
     /// # Panics
     /// When `x` has another length.
@@ -169,10 +170,8 @@ impl CpuMatrix {
         // Rows that are not there are never the largest.
         outputs[layout.rows..layout.panels() * PANEL].fill(f32::NEG_INFINITY);
         let (outputs, most) = outputs.split_at_mut(layout.panels() * PANEL);
-        let (out, most) = (
-            SharedOut(outputs.as_mut_ptr()),
-            SharedOut(most.as_mut_ptr()),
-        );
+        let out = Columns::all(outputs, outputs.len());
+        let most = SharedOut(most.as_mut_ptr());
         let product = |panel, at, x| Product {
             layout,
             panel,
@@ -301,7 +300,7 @@ impl Kernel for AtMost<'_> {
                 16 => tile::<V, Coarse, 2, 1>(p, 0, 0),
                 _ => tile::<V, Coarse, 4, 1>(p, 0, 0),
             }
-            let outputs = p.out.at(p.panel * PANEL);
+            let outputs = p.out.at(0, p.panel * PANEL);
             let bounds = self.bounds.as_ptr().cast::<f32>();
             let length = V::splat(self.length);
             let (mut all, mut upper) = (V::splat(f32::NEG_INFINITY), V::splat(f32::NEG_INFINITY));
@@ -350,11 +349,11 @@ impl Kernel for Refine<'_> {
             let rows = p.layout.rows.saturating_sub(row).min(V::LANES);
             // SAFETY: the caller's contract; the outputs are this task's.
             unsafe {
-                if !p.out.part(row, rows).iter().any(|x| *x >= self.above) {
+                if !p.out.part(0, row, rows).iter().any(|x| *x >= self.above) {
                     continue;
                 }
                 tile::<V, Apart, 1, 1>(p, v, 0);
-                for (i, x) in p.out.part(row, rows).iter().enumerate() {
+                for (i, x) in p.out.part(0, row, rows).iter().enumerate() {
                     self.found.see(*x, row + i);
                 }
             }

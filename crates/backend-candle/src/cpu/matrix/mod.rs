@@ -4,6 +4,8 @@ mod activations;
 mod apart;
 mod codec;
 mod integer;
+mod job;
+mod joined;
 mod kernels;
 mod largest;
 mod layout;
@@ -19,18 +21,18 @@ use std::ops::Range;
 use std::sync::{Arc, Weak};
 
 use biplane_backend::repack::dequantize_value;
-use biplane_backend::{Error, PackedMatrix, Result};
+use biplane_backend::{PackedMatrix, Result};
 
 use super::pool::{self, Ahead};
 use super::simd::{Isa, launch};
-use super::{SharedOut, for_row_chunks};
 use activations::{Arrangement, arrange};
 use apart::Apart;
 use codec::{Codec, PANEL};
+use job::{Columns, rounded_products};
+pub use joined::{Around, CpuMatrices};
 use kernels::{Gemv, Product, gemm};
 use largest::Searches;
-use layout::{Bias, Format, Layout, with_codec, with_codes};
-use rounded::{Rounding, round};
+use layout::{Bias, Format, Layout, with_codec};
 
 /// A weight matrix `[out, in]` in this processor's layout. Its values are those of the checkpoint
 /// exactly. A clone shares the memory.
@@ -100,138 +102,6 @@ fn room(scratch: &mut Vec<u32>, words: usize) -> &mut [u32] {
     &mut scratch[..words]
 }
 
-/// One matrix of a job of several.
-#[derive(Clone, Copy)]
-struct Part<'a> {
-    matrix: &'a CpuMatrix,
-    at: Rounding,
-    /// Where its rounded activations start.
-    start: usize,
-    /// Tokens that a panel is multiplied with before the next.
-    tokens: usize,
-    /// Panels of a task.
-    chunk: usize,
-    /// The first of its tasks, and how many it has.
-    first_task: usize,
-    tasks: usize,
-    out: SharedOut,
-}
-
-/// Most matrices of a job.
-const TOGETHER: usize = 4;
-
-/// Multiplies rounded activations with quantized matrices, at most [`TOGETHER`]. Those that see them
-/// alike share them.
-fn rounded_products(isa: Isa, each: &mut [(&CpuMatrix, &mut [f32])], x: &[f32], rows: usize) {
-    /// Multiply-adds that a task should have at least: about a microsecond.
-    const WORTHWHILE: usize = 48 * 1024;
-    /// Words of activations that stay in the second-level cache.
-    const CACHED: usize = 64 * 1024;
-    if rows == 0 {
-        return;
-    }
-    let mut scratch = SCRATCH.take();
-    let mut parts = [None::<Part<'_>>; TOGETHER];
-    let (mut words, mut tasks) = (0, 0);
-    for (i, (matrix, out)) in each.iter_mut().enumerate() {
-        let layout = &matrix.inner.layout;
-        assert_eq!(x.len(), rows * layout.cols, "x is [rows, in]");
-        assert_eq!(out.len(), rows * layout.rows, "out is [rows, out]");
-        let at = Rounding::new(layout, rows);
-        let start = match parts[..i].iter().flatten().find(|p| p.at == at) {
-            Some(same) => same.start,
-            None => {
-                let rounded = &mut room(&mut scratch, words + at.len())[words..];
-                round(isa, &at, x, rounded);
-                words += at.len();
-                words - at.len()
-            }
-        };
-        let tokens = (CACHED / at.row_words())
-            .max(24)
-            .next_multiple_of(12)
-            .min(rows);
-        let panels = layout.panels();
-        let chunk = WORTHWHILE
-            .div_ceil(layout.cols * PANEL * tokens)
-            .clamp(1, panels);
-        let part = Part {
-            matrix,
-            at,
-            start,
-            tokens,
-            chunk,
-            first_task: tasks,
-            tasks: panels.div_ceil(chunk) * rows.div_ceil(tokens),
-            out: SharedOut(out.as_mut_ptr()),
-        };
-        tasks += part.tasks;
-        parts[i] = Some(part);
-    }
-    let Some(first) = &parts[0] else { return };
-    let first = &first.matrix.inner;
-    let part_of = |task| {
-        let here = |p: &&Part<'_>| task < p.first_task + p.tasks;
-        parts.iter().flatten().find(here)
-    };
-    if let Some(last) = LAST.replace(Arc::downgrade(first)).upgrade() {
-        let threads = pool::threads();
-        last.ahead.set(|thread| {
-            let task = pool::stretch(tasks, thread, threads).start;
-            part_of(task).map(|part| part.words_from(task))
-        });
-    }
-    let x = &scratch[..words];
-    pool::parallel_for_then(&first.ahead, tasks, |task| {
-        if let Some(part) = part_of(task) {
-            part.run(isa, x, task - part.first_task);
-        }
-    });
-    SCRATCH.set(scratch);
-}
-
-impl Part<'_> {
-    /// The matrix's words from those that a task of the job begins with.
-    fn words_from(&self, task: usize) -> *const [u32] {
-        let layout = &self.matrix.inner.layout;
-        let chunks = layout.panels().div_ceil(self.chunk);
-        let panel = (task - self.first_task) % chunks * self.chunk;
-        let words = bytemuck::cast_slice::<Line, u32>(&self.matrix.inner.data);
-        words
-            .get(panel * layout.panel_words()..)
-            .unwrap_or_default()
-    }
-
-    fn run(&self, isa: Isa, x: &[u32], task: usize) {
-        let layout = &self.matrix.inner.layout;
-        let Format::Codes { bits, block } = layout.format else {
-            return;
-        };
-        let panels = layout.panels();
-        let chunks = panels.div_ceil(self.chunk);
-        let (token, chunk) = (task / chunks * self.tokens, task % chunks);
-        let first = chunk * self.chunk;
-        for panel in first..panels.min(first + self.chunk) {
-            let product = integer::Product {
-                layout,
-                panel,
-                words: self.matrix.panel(panel),
-                low: self.matrix.low(panel),
-                at: &self.at,
-                x: &x[self.start..][..self.at.len()],
-                first: token,
-                tokens: self.tokens.min(self.at.rows - token),
-                out: self.out,
-            };
-            if layout.apart {
-                integer::multiply::<Apart>(isa, product);
-            } else {
-                with_codes!(bits, block, C => integer::multiply::<C>(isa, product));
-            }
-        }
-    }
-}
-
 impl CpuMatrix {
     /// Packs a checkpoint's matrix, on all threads. `taken` is told which rows' bytes are not needed any
     /// more.
@@ -275,52 +145,39 @@ impl CpuMatrix {
     }
 
     /// `x · Wᵀ`: `x [rows, in]` gives `out [rows, out]`.
-    ///
-    /// # Panics
-    /// When a slice has another length.
-    pub fn matmul_t(&self, x: &[f32], rows: usize, out: &mut [f32]) {
-        self.matmul_t_with(Isa::get(), x, rows, out);
+    fn matmul_t_with(&self, isa: Isa, x: &[f32], rows: usize, out: &mut [f32]) {
+        let layout = &self.inner.layout;
+        assert_eq!(out.len(), rows * layout.rows, "out is [rows, out]");
+        // SAFETY: this matrix' columns are all there are.
+        unsafe { self.multiply_into(isa, x, rows, Columns::all(out, layout.rows)) }
     }
 
-    fn matmul_t_with(&self, isa: Isa, x: &[f32], rows: usize, out: &mut [f32]) {
+    /// `x · Wᵀ` into some columns of rows.
+    ///
+    /// # Safety
+    /// `out` is rows of as many columns as the matrix has outputs, and nothing else uses them meanwhile.
+    unsafe fn multiply_into(&self, isa: Isa, x: &[f32], rows: usize, out: Columns) {
         if self.is_rounded() {
-            return rounded_products(isa, &mut [(self, out)], x, rows);
+            return rounded_products(isa, &[(self, out)], x, rows, None);
         }
         let layout = &self.inner.layout;
         assert_eq!(x.len(), rows * layout.cols, "x is [rows, in]");
-        assert_eq!(out.len(), rows * layout.rows, "out is [rows, out]");
-        if out.is_empty() {
+        if rows == 0 || layout.rows == 0 {
             return;
         }
         let mut scratch = SCRATCH.take();
         let at = Arrangement::new(layout, rows);
         let arranged = bytemuck::cast_slice_mut(room(&mut scratch, at.len()));
         arrange(layout, &at, x, arranged);
-        self.multiply(isa, &at, arranged, SharedOut(out.as_mut_ptr()));
+        self.multiply(isa, &at, arranged, out);
         SCRATCH.set(scratch);
-    }
-
-    /// [`Self::matmul_t`] with each of some matrices, in one job where that is possible.
-    ///
-    /// # Panics
-    /// As [`Self::matmul_t`].
-    pub fn matmul_t_each(each: &mut [(&CpuMatrix, &mut [f32])], x: &[f32], rows: usize) {
-        if each.iter().all(|(m, _)| m.is_rounded()) {
-            for some in each.chunks_mut(TOGETHER) {
-                rounded_products(Isa::get(), some, x, rows);
-            }
-            return;
-        }
-        for (matrix, out) in each {
-            matrix.matmul_t(x, rows, out);
-        }
     }
 
     fn is_rounded(&self) -> bool {
         self.inner.arithmetic == Arithmetic::Rounded && self.inner.layout.scaling.is_some()
     }
 
-    fn multiply(&self, isa: Isa, at: &Arrangement, x: &[f32], out: SharedOut) {
+    fn multiply(&self, isa: Isa, at: &Arrangement, x: &[f32], out: Columns) {
         /// Multiply-adds that a task should have at least: a few microseconds.
         const WORTHWHILE: usize = 64 * 1024;
         let layout = &self.inner.layout;
@@ -349,46 +206,6 @@ impl CpuMatrix {
                         _ => gemm(isa, product),
                     }
                 });
-            }
-        });
-    }
-
-    /// Rows by number: `out [ids, in]`.
-    ///
-    /// # Errors
-    /// [`Error::OutOfRange`] for a row that does not exist.
-    ///
-    /// # Panics
-    /// When `out` has another length.
-    pub fn take_rows(&self, ids: &[u32], out: &mut [f32]) -> Result<()> {
-        let [rows, cols] = self.shape();
-        assert_eq!(out.len(), ids.len() * cols, "out is [ids, in]");
-        if let Some(&id) = ids.iter().find(|&&id| id as usize >= rows) {
-            return Err(Error::OutOfRange {
-                op: "take_rows",
-                index: id as usize,
-                limit: rows,
-            });
-        }
-        for_row_chunks(out, cols, 4 * cols, |first, out| {
-            for (&id, out) in ids[first..].iter().zip(out.chunks_exact_mut(cols)) {
-                self.row(id as usize, out);
-            }
-        });
-        Ok(())
-    }
-
-    /// The whole matrix `[out, in]`, bit for bit as [`biplane_backend::repack::dequantize_rows`]
-    /// gives it.
-    ///
-    /// # Panics
-    /// When `out` has another length.
-    pub fn dequantize(&self, out: &mut [f32]) {
-        let [rows, cols] = self.shape();
-        assert_eq!(out.len(), rows * cols, "out is [out, in]");
-        for_row_chunks(out, cols, 4 * cols, |first, out| {
-            for (i, out) in out.chunks_exact_mut(cols).enumerate() {
-                self.row(first + i, out);
             }
         });
     }

@@ -1,9 +1,10 @@
 use biplane_backend::repack::dequantize_rows;
-use biplane_backend::{DType, GgmlKind, PackedLayout};
+use biplane_backend::{DType, Error, GgmlKind, PackedLayout};
 use half::{bf16, f16};
 
 use super::*;
 
+mod joined;
 mod largest;
 
 /// Pseudo-random bytes and numbers.
@@ -208,6 +209,7 @@ fn bits(x: &[f32]) -> Vec<u32> {
 fn values_are_the_checkpoints_bit_for_bit() {
     for case in Case::all() {
         let matrix = CpuMatrix::pack(&case.packed(), Arithmetic::Exact, &|_| ()).unwrap();
+        let matrix = CpuMatrices::one(matrix);
         let want = case.values();
         let mut got = vec![f32::NAN; want.len()];
         matrix.dequantize(&mut got);
