@@ -60,11 +60,11 @@ pub(super) fn at_once(module: &str, function: &str, source: &str) -> bool {
         return false;
     };
     let modules = [module.to_owned()];
-    let made = compiler.has(&modules) || {
+    let compile = || {
         let made = compiler.compile(&modules, function, source);
         made.inspect_err(|e| tracing::debug!("{e}")).is_ok()
     };
-    made
+    compiler.has(&modules) || compile()
 }
 
 /// Begins to compile a function, unless that is done: `what` gives the modules it is for, and its source.
