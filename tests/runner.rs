@@ -384,6 +384,49 @@ fn forks_and_truncation(how: How, r: &mut dyn ModelRunner) {
     assert_same(how, &cut, &last_logits(r, &[&ids[..10], &[8]].concat()));
 }
 
+/// A sequence that rests, from a batch or alone, holds little more than its tokens and goes on as before.
+fn rests(how: How, r: &mut dyn ModelRunner) {
+    let slots = [r.open().unwrap(), r.open().unwrap()];
+    let prompts = [prompt(5, 11), prompt(6, 37)];
+    for (slot, ids) in slots.iter().zip(&prompts) {
+        step(r, *slot, ids, Want::Nothing);
+    }
+    let span = |slot| SpanPlan {
+        slot,
+        tokens: vec![7],
+        want: Want::LastLogits,
+    };
+    let plan = StepPlan {
+        spans: slots.map(span).to_vec(),
+    };
+    r.step(&plan).unwrap();
+    for (slot, ids) in slots.into_iter().zip(&prompts) {
+        let before = r.bytes(slot, 0);
+        r.rest(slot).unwrap();
+        let info = r.info();
+        let room = (ids.len() + 1).next_multiple_of(32);
+        let most: usize = info
+            .caches
+            .iter()
+            .map(|c| 2 * room * c.bytes_per_token(info.kv_format))
+            .sum();
+        assert!(
+            r.bytes(slot, 0) <= most.min(before),
+            "{} of {before}",
+            r.bytes(slot, 0)
+        );
+        assert_eq!(r.len(slot), ids.len() + 1);
+        let mut ids = ids.clone();
+        ids.push(7);
+        let continued = logits(step(r, slot, &[9], Want::LastLogits));
+        ids.push(9);
+        assert_same(how, &continued, &last_logits(r, &ids));
+    }
+    let closed = slots[0];
+    r.close(closed);
+    assert!(r.rest(closed).is_err());
+}
+
 fn refused_steps_change_nothing(how: How, r: &mut dyn ModelRunner) {
     let ids = prompt(4, 12);
     let slot = r.open().unwrap();
@@ -471,6 +514,7 @@ on_each_backend! {
     ahead => |b| each_model(b, ahead_is_after);
     mixed => |b| each_model(b, prefill_and_decode_share_a_step);
     forked => |b| each_model(b, forks_and_truncation);
+    resting => |b| each_model(b, rests);
     refused => |b| each_model(b, refused_steps_change_nothing);
     exported => |b| each_model(b, exported_is_imported);
     hidden => |b| each_model(b, hidden_states_lead_to_the_logits);

@@ -154,6 +154,12 @@ pub trait Backend: Clone + Debug + 'static {
         false
     }
 
+    /// Numbers of sequences, in rising order, whose decode steps use kernels that are compiled when they are
+    /// first met: a model has them compiled before it answers. None where nothing is compiled.
+    fn compiles_for(&self) -> &'static [usize] {
+        &[]
+    }
+
     /// How keys and values are kept where activations have `activations`. For [`KvType::Auto`] that is
     /// an element type, a narrower one where that is faster and [`Backend::with_exact`] does not forbid
     /// it.

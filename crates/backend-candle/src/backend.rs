@@ -107,9 +107,13 @@ impl Backend for CandleBackend {
     fn zeros(&self, shape: impl Into<Shape>, dtype: DType) -> Result<CandleTensor> {
         let shape = shape.into();
         memory::check(shape, dtype, &self.inner)?;
-        candle_core::Tensor::zeros(shape.as_slice(), candle_dtype(dtype), &self.inner)
-            .map(|t| CandleTensor::new(t, shape, dtype))
-            .map_err(failed("zeros"))
+        candle_core::Tensor::zeros(
+            shape.as_slice(),
+            candle_dtype(dtype, &self.inner),
+            &self.inner,
+        )
+        .map(|t| CandleTensor::new(t, shape, dtype))
+        .map_err(failed("zeros"))
     }
 
     fn from_bytes(

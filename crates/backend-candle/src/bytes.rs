@@ -10,14 +10,16 @@ use crate::{NAME, failed, memory};
 // Bytes are little-endian by contract; here they are the machine's.
 const _: () = assert!(cfg!(target_endian = "little"));
 
-/// candle's name of an element type.
-pub(crate) fn candle_dtype(dtype: DType) -> candle_core::DType {
+/// candle's name of an element type on a device.
+pub(crate) fn candle_dtype(dtype: DType, device: &Device) -> candle_core::DType {
     match dtype {
         DType::F32 => candle_core::DType::F32,
         DType::F16 => candle_core::DType::F16,
         DType::BF16 => candle_core::DType::BF16,
         DType::U32 => candle_core::DType::U32,
-        DType::I32 => candle_core::DType::I32,
+        DType::I32 if device.is_cpu() => candle_core::DType::I32,
+        // candle's kernels for GPUs do not know the narrow one.
+        DType::I32 => candle_core::DType::I64,
         DType::U8 => candle_core::DType::U8,
     }
 }
@@ -44,7 +46,8 @@ pub(crate) fn from_bytes(
         DType::F16 => elements::<f16>(bytes, shape, device),
         DType::BF16 => elements::<bf16>(bytes, shape, device),
         DType::U32 => elements::<u32>(bytes, shape, device),
-        DType::I32 => elements::<i32>(bytes, shape, device),
+        DType::I32 if device.is_cpu() => elements::<i32>(bytes, shape, device),
+        DType::I32 => each::<i32, i64>(bytes, shape, device),
         DType::U8 => elements::<u8>(bytes, shape, device),
     }
 }
@@ -54,13 +57,20 @@ fn elements<T: AnyBitPattern + WithDType>(
     shape: Shape,
     device: &Device,
 ) -> Result<Tensor> {
+    each::<T, T>(bytes, shape, device)
+}
+
+fn each<T: AnyBitPattern, U: From<T> + WithDType>(
+    bytes: &[u8],
+    shape: Shape,
+    device: &Device,
+) -> Result<Tensor> {
     let size = size_of::<T>();
-    let mut values = memory::reserve::<T>(bytes.len() / size)?;
-    values.extend(
-        bytes
-            .chunks_exact(size)
-            .map(bytemuck::pod_read_unaligned::<T>),
-    );
+    let mut values = memory::reserve::<U>(bytes.len() / size)?;
+    let read = bytes
+        .chunks_exact(size)
+        .map(bytemuck::pod_read_unaligned::<T>);
+    values.extend(read.map(U::from));
     Tensor::from_vec(values, shape.as_slice(), device).map_err(failed("from_bytes"))
 }
 
@@ -84,6 +94,12 @@ pub(crate) fn to_bytes(tensor: &Tensor) -> Result<Vec<u8>> {
         Storage::Cpu(CpuStorage::U32(v)) => copied(v.get(range)),
         Storage::Cpu(CpuStorage::I32(v)) => copied(v.get(range)),
         Storage::Cpu(CpuStorage::U8(v)) => copied(v.get(range)),
+        // `I32` of a GPU.
+        Storage::Cpu(CpuStorage::I64(v)) => {
+            let narrow: Option<Vec<i32>> =
+                v.get(range).map(|v| v.iter().map(|&v| v as i32).collect());
+            copied(narrow.as_deref())
+        }
         _ => None,
     };
     bytes.ok_or_else(|| Error::Backend {

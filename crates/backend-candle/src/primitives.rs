@@ -23,9 +23,17 @@ impl CandleTensor {
         if dtype == DType::F16 && self.is_cpu_f32() {
             return fused::to_f16(self);
         }
+        let half = |dtype| matches!(dtype, DType::F16 | DType::BF16);
+        let from = self.dtype();
+        if self.is_on_gpu()
+            && (from == DType::I32 && half(dtype) || half(from) && dtype == DType::I32)
+        {
+            // candle's kernels for GPUs do not go from one to the other.
+            return self.cast_to(DType::F32)?.cast_to(dtype);
+        }
         let inner = self
             .inner
-            .to_dtype(candle_dtype(dtype))
+            .to_dtype(candle_dtype(dtype, self.inner.device()))
             .map_err(failed("cast"))?;
         Ok(CandleTensor::new(inner, shape, dtype))
     }

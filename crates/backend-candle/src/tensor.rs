@@ -22,7 +22,7 @@ impl CandleTensor {
     /// `shape` and `dtype` are those of `inner`.
     pub(crate) fn new(inner: Inner, shape: Shape, dtype: DType) -> Self {
         debug_assert_eq!(inner.dims(), shape.as_slice());
-        debug_assert_eq!(inner.dtype(), bytes::candle_dtype(dtype));
+        debug_assert_eq!(inner.dtype(), bytes::candle_dtype(dtype, inner.device()));
         CandleTensor {
             inner,
             shape,
@@ -251,7 +251,7 @@ impl CandleTensor {
     pub(crate) fn zeros_like(&self, shape: Shape, dtype: DType) -> Result<Self> {
         let device = self.inner.device();
         memory::check(shape, dtype, device)?;
-        Inner::zeros(shape.as_slice(), bytes::candle_dtype(dtype), device)
+        Inner::zeros(shape.as_slice(), bytes::candle_dtype(dtype, device), device)
             .map(|t| CandleTensor::new(t, shape, dtype))
             .map_err(crate::failed("zeros"))
     }

@@ -1,13 +1,15 @@
 //! Kernels of our own for NVIDIA GPUs, where MLX's leave most of the memory's bandwidth unused for
 //! a few tokens at a time (products), or are put together of many (what surrounds a product, and a
-//! token's attention): a step is bound by the number of its operations. MLX compiles them at their
+//! token's attention): a step is bound by the number of its operations. They are compiled at their
 //! first use.
 
+mod compile;
 mod decode;
 mod kernel;
 mod product;
 mod rows;
 
+pub(crate) use compile::finish as finish_compiling;
 pub(crate) use decode::decode_attention;
 pub(crate) use product::{multiplies, product};
 pub(crate) use rows::{take_rows, takes_rows};
@@ -19,7 +21,7 @@ use biplane_backend::Device;
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
-use self::kernel::{Config, Kernel};
+use self::kernel::{Config, Kernel, Source};
 use crate::MlxTensor;
 
 type Result<T> = std::result::Result<T, Exception>;
@@ -27,12 +29,14 @@ type Result<T> = std::result::Result<T, Exception>;
 /// Keys that a block of the attention kernel takes; more are shared out and joined.
 const PART: usize = 1024;
 
+/// Fewest tokens of each kind of step: products have a kernel for one, and for up to 8, 16 and 32.
+pub(crate) const KINDS_OF_STEPS: &[usize] = &[1, 2, 9, 17];
+
 /// From this many keys on the attention kernel is faster than MLX's, where MLX has one.
 const MANY_KEYS: usize = 192;
 
+#[derive(Default)]
 struct Kernels {
-    attention: Kernel,
-    join: Kernel,
     products: HashMap<product::Key, Launch>,
     decodes: HashMap<decode::Key, Launch>,
     rows: HashMap<rows::Key, Launch>,
@@ -40,8 +44,8 @@ struct Kernels {
     counts: Option<(usize, Array)>,
     /// The last places that a decode step wrote to.
     places: Vec<([usize; 2], Array)>,
-    attentions: HashMap<Attention, Config>,
-    joins: HashMap<Attention, Config>,
+    attentions: HashMap<Attention, Launch>,
+    joins: HashMap<Attention, Launch>,
     scales: HashMap<u32, Array>,
 }
 
@@ -78,7 +82,7 @@ thread_local! {
 fn with<T>(f: impl FnOnce(&mut Kernels) -> Result<T>) -> Result<T> {
     KERNELS.with_borrow_mut(|kernels| match kernels {
         Some(kernels) => f(kernels),
-        None => f(kernels.insert(Kernels::new()?)),
+        None => f(kernels.insert(Kernels::default())),
     })
 }
 
@@ -117,91 +121,120 @@ pub(crate) fn attention(
         masked: mask.is_some(),
     };
     with(|kernels| {
-        let config = match kernels.attentions.get(&key) {
-            Some(config) => config,
-            None => kernels.attentions.entry(key).or_insert(key.parts_config()?),
+        let launch = match kernels.attentions.get(&key) {
+            Some(launch) => launch,
+            None => kernels.attentions.entry(key).or_insert(key.of_parts()?),
         };
         let scale = kernels
             .scales
             .entry(scale.to_bits())
             .or_insert_with(|| Array::from_slice(&[scale], &[1]));
         let inputs = [q, k, v, mask.unwrap_or(q), scale];
-        let [out, stats] = kernels.attention.apply(config, &inputs)?;
+        let [out, stats] = launch.kernel.apply(&launch.config, &inputs)?;
         if parts == 1 {
             return Ok(out);
         }
-        let config = match kernels.joins.get(&key) {
-            Some(config) => config,
-            None => kernels.joins.entry(key).or_insert(key.join_config()?),
+        let launch = match kernels.joins.get(&key) {
+            Some(launch) => launch,
+            None => kernels.joins.entry(key).or_insert(key.joining()?),
         };
-        let [out] = kernels.join.apply(config, &[&out, &stats])?;
+        let [out] = launch.kernel.apply(&launch.config, &[&out, &stats])?;
         Ok(out)
     })
 }
 
 impl Attention {
-    fn parts_config(&self) -> Result<Config> {
+    /// The element type of the parts' results.
+    fn result(&self) -> Dtype {
+        match self.parts {
+            1 => self.dtype,
+            _ => Dtype::Float32,
+        }
+    }
+
+    fn of_parts(&self) -> Result<Launch> {
         let Attention {
-            dtype,
             rows,
             heads,
             d,
             parts,
-            masked,
+            ..
         } = *self;
         let threads = 1024;
-        // As many keys at once as a block of this size has registers for.
-        let keys = if d > 128 { 2 } else { 4 };
         let config = Config::new([parts * threads, heads, rows], [threads, 1, 1])?;
-        let (config, out) = match parts {
-            1 => (config.output(&[rows, heads, d], dtype)?, dtype),
-            _ => {
-                let shape = [rows, heads, parts, d];
-                (config.output(&shape, Dtype::Float32)?, Dtype::Float32)
-            }
+        let config = match parts {
+            1 => config.output(&[rows, heads, d], self.result())?,
+            _ => config.output(&[rows, heads, parts, d], self.result())?,
         };
-        config
-            .output(&[rows, heads, parts, 2], Dtype::Float32)?
-            .dtype(c"T", dtype)?
-            .int(c"D", d)?
-            .int(c"KEYS", keys)?
-            .bool(c"MASKED", masked)?
-            .dtype(c"O", out)
+        Ok(Launch {
+            kernel: Kernel::new(self.parts_source())?,
+            config: config.output(&[rows, heads, parts, 2], Dtype::Float32)?,
+        })
     }
 
-    fn join_config(&self) -> Result<Config> {
-        Config::new([self.d, self.rows * self.heads, 1], [self.d, 1, 1])?
-            .output(&[self.rows, self.heads, self.d], self.dtype)?
-            .dtype(c"T", self.dtype)?
-            .int(c"D", self.d)
+    fn parts_source(&self) -> Source {
+        let (t, o) = (name(self.dtype), name(self.result()));
+        let Attention { d, masked, .. } = *self;
+        // As many keys at once as a block of this size has registers for.
+        let keys = if d > 128 { 2 } else { 4 };
+        let constants = format!(
+            "using T = {t}; using O = {o}; constexpr int D = {d}; constexpr int KEYS = {keys}; \
+             constexpr bool MASKED = {masked};\n"
+        );
+        Source {
+            what: "attention",
+            inputs: vec![
+                (c"q", t),
+                (c"k", t),
+                (c"v", t),
+                (c"mask", t),
+                (c"scale", "float"),
+            ],
+            outputs: vec![(c"out", o), (c"stats", "float")],
+            body: constants + include_str!("cuda/attention.cu"),
+            contiguous: false,
+        }
+    }
+
+    fn joining(&self) -> Result<Launch> {
+        Ok(Launch {
+            kernel: Kernel::new(self.join_source())?,
+            config: Config::new([self.d, self.rows * self.heads, 1], [self.d, 1, 1])?
+                .output(&[self.rows, self.heads, self.d], self.dtype)?,
+        })
+    }
+
+    fn join_source(&self) -> Source {
+        let t = name(self.dtype);
+        Source {
+            what: "attention_join",
+            inputs: vec![(c"sums", "float"), (c"stats", "float")],
+            outputs: vec![(c"out", t)],
+            body: format!("using T = {t}; constexpr int D = {};\n", self.d)
+                + include_str!("cuda/attention_join.cu"),
+            contiguous: true,
+        }
     }
 }
 
-impl Kernels {
-    fn new() -> Result<Self> {
-        Ok(Kernels {
-            attention: Kernel::new(
-                c"biplane_attention",
-                &[c"q", c"k", c"v", c"mask", c"scale"],
-                &[c"out", c"stats"],
-                include_str!("cuda/attention.cu"),
-                false,
-            )?,
-            join: Kernel::new(
-                c"biplane_attention_join",
-                &[c"sums", c"stats"],
-                &[c"out"],
-                include_str!("cuda/attention_join.cu"),
-                true,
-            )?,
-            products: HashMap::new(),
-            decodes: HashMap::new(),
-            rows: HashMap::new(),
-            counts: None,
-            places: Vec::new(),
-            attentions: HashMap::new(),
-            joins: HashMap::new(),
-            scales: HashMap::new(),
-        })
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attention_compiles() {
+        for (d, parts) in [(64, 1), (128, 2), (256, 3)] {
+            let key = Attention {
+                dtype: Dtype::Bfloat16,
+                rows: 2,
+                heads: 4,
+                d,
+                parts,
+                masked: parts == 2,
+            };
+            for source in [key.parts_source(), key.join_source()] {
+                assert!(compile::tests::compiles(&source.function("attention")));
+            }
+        }
     }
 }

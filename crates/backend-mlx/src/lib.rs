@@ -73,11 +73,13 @@ impl Backend for MlxBackend {
 
     fn eval(&self, tensors: &[&MlxTensor]) -> Result<()> {
         error::after_lack();
+        cuda::finish_compiling();
         transforms::eval(tensors.iter().map(|t| t.array())).map_err(failed("eval"))
     }
 
     fn async_eval(&self, tensors: &[&MlxTensor]) -> Result<()> {
         error::after_lack();
+        cuda::finish_compiling();
         transforms::async_eval(tensors.iter().map(|t| t.array())).map_err(failed("async_eval"))
     }
 
@@ -87,6 +89,13 @@ impl Backend for MlxBackend {
 
     fn prefers_batches(&self) -> bool {
         true
+    }
+
+    fn compiles_for(&self) -> &'static [usize] {
+        match self.device {
+            Device::Cuda(_) => cuda::KINDS_OF_STEPS,
+            _ => &[],
+        }
     }
 
     /// Scales in a half precision, the activations' where they have one: MLX computes in the wider type of

@@ -224,6 +224,7 @@ impl Tensor for MlxTensor {
         if self.shape.numel() == 0 {
             return Ok(Vec::new());
         }
+        crate::cuda::finish_compiling();
         match self.dtype {
             DType::F32 => bytes_of::<f32>(&self.array),
             DType::F16 => bytes_of::<f16>(&self.array),

@@ -276,23 +276,30 @@ impl<B: Backend> BatchLayer<B> {
             keys.push(rows(&k)?);
             values.push(rows(&v)?);
         }
-        for own in joining {
-            let Some((k, v)) = own.take_view()? else {
-                keys.push(zeros(1, capacity)?);
-                values.push(zeros(1, capacity)?);
-                continue;
-            };
-            let row = |t: Kept<B::Tensor>| {
-                let view = t.reshape_leading(&[1, spec.kv_heads, own.held])?;
-                padded(view, 1, own.held)
-            };
-            keys.push(row(k)?);
-            values.push(row(v)?);
-        }
         let join = |rows: Vec<Kept<B::Tensor>>| match rows.as_slice() {
             [one] => Ok(one.clone()),
             many => Kept::concat(&many.iter().collect::<Vec<_>>(), 0),
         };
+        // Neighbours of one length, as prompts of one step often are, are padded together.
+        let mut joining = joining;
+        for alike in joining.chunk_by_mut(|a, b| a.held == b.held) {
+            let (rows, held) = (alike.len(), alike.first().map_or(0, |own| own.held));
+            let (mut ks, mut vs) = (Vec::new(), Vec::new());
+            for own in alike {
+                if let Some((k, v)) = own.take_view()? {
+                    let row = [1, spec.kv_heads, held];
+                    ks.push(k.reshape_leading(&row)?);
+                    vs.push(v.reshape_leading(&row)?);
+                }
+            }
+            for (views, all) in [(ks, &mut keys), (vs, &mut values)] {
+                all.push(match views.len() == rows {
+                    true => padded(join(views)?, rows, held)?,
+                    // Nothing is held.
+                    false => zeros(rows, capacity)?,
+                });
+            }
+        }
         Ok(BatchLayer {
             spec,
             keys_values: Some((join(keys)?, join(values)?)),

@@ -11,6 +11,9 @@ use biplane_backend::{
 /// Tokens by which a layer's cache grows: few enough to waste little, many enough to copy seldom.
 pub(crate) const BLOCK: usize = 256;
 
+/// Multiples of tokens for which a cache that rests has room.
+const REST: usize = 32;
+
 /// Tokens before the window that a layer keeps, so that the last few tokens can be taken back.
 const ROLLBACK: usize = 64;
 
@@ -222,6 +225,28 @@ impl<B: Backend> LayerCache<B> {
         Ok(y)
     }
 
+    /// Gives back room for tokens to come, where that is more than what is copied for it; whether it did.
+    fn shrink(&mut self, backend: &B, format: KvFormat) -> Result<bool> {
+        let Some((keys, values)) = &self.keys_values else {
+            return Ok(false);
+        };
+        let room = self.held.next_multiple_of(REST);
+        if self.capacity <= 2 * room {
+            return Ok(false);
+        }
+        let leading = [self.spec.kv_heads, room];
+        let moved = |old: &Kept<B::Tensor>| {
+            let new = Kept::zeros(backend, &leading, self.spec.head_dim, format)?;
+            match self.held {
+                0 => Ok(new),
+                held => new.write_slice(1, 0, &old.narrow(1, 0, held)?),
+            }
+        };
+        self.keys_values = Some((moved(keys)?, moved(values)?));
+        self.capacity = room;
+        Ok(true)
+    }
+
     /// Whether everything is here that the token at `len` sees.
     fn can_go_back_to(&self, len: usize) -> bool {
         self.first <= self.spec.first_seen(len)
@@ -317,6 +342,22 @@ impl<B: Backend> SequenceCache<B> {
         self.len = self.len.min(len);
         for layer in &mut self.layers {
             layer.held = layer.held.min(self.len.saturating_sub(layer.first));
+        }
+    }
+
+    /// Gives back most of the room for tokens to come.
+    ///
+    /// # Errors
+    /// Only what the backend reports; what is held stays.
+    pub(crate) fn shrink(&mut self, backend: &B, format: KvFormat) -> Result<()> {
+        let mut shrunk = false;
+        for layer in &mut self.layers {
+            shrunk |= layer.shrink(backend, format)?;
+        }
+        match shrunk {
+            // Now, so that the old buffers are freed.
+            true => backend.async_eval(&self.tensors().collect::<Vec<_>>()),
+            false => Ok(()),
         }
     }
 

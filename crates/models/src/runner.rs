@@ -4,6 +4,7 @@
 mod pending;
 mod run;
 mod together;
+mod warm_up;
 
 use biplane_backend::{DType, Device, KvFormat, MemoryStats};
 
@@ -144,6 +145,14 @@ pub trait ModelRunner {
     /// [`crate::Error::Request`] for a closed slot, or when a sliding window has dropped what is needed.
     fn truncate(&mut self, slot: SlotId, len: usize) -> Result<()>;
 
+    /// Gives back most of the memory that a sequence has for tokens to come: it will not go on soon.
+    ///
+    /// # Errors
+    /// [`crate::Error::Request`] for a closed slot, or the backend's.
+    fn rest(&mut self, _slot: SlotId) -> Result<()> {
+        Ok(())
+    }
+
     /// A new sequence that begins with the first `len` tokens of another, and shares nothing with it.
     ///
     /// # Errors
@@ -180,6 +189,14 @@ pub trait ModelRunner {
     /// What the backend reports; both steps' sequences are closed then.
     fn launch_next(&mut self) -> Result<bool> {
         Ok(false)
+    }
+
+    /// Has the backend compile what steps of up to `most` sequences need, so that no answer waits for it.
+    ///
+    /// # Errors
+    /// What the backend reports.
+    fn warm_up(&mut self, _most: usize) -> Result<()> {
+        Ok(())
     }
 
     /// Waits for the step; gives one output a span, in the plan's order. The only synchronisation.

@@ -5,7 +5,7 @@
 // One part gives `out` [rows, heads, D]; of more parts each gives sums that are not divided yet, and
 // `stats` [rows, heads, parts, 2] the largest score and the sum of weights.
 //
-// Template: T, D, KEYS, MASKED, O (element type of `out`). Grid: parts, heads, rows.
+// Constants: T, D, KEYS, MASKED, O (element type of `out`). Grid: parts, heads, rows.
 constexpr int WARPS = 32;
 constexpr int EACH = D / 32;
 

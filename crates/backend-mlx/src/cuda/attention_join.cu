@@ -1,7 +1,7 @@
 // The parts of attention.cu as one: `sums` [rows, heads, parts, D] and `stats` [rows, heads, parts, 2]
 // give `out` [rows, heads, D].
 //
-// Template: T, D. Grid: D threads, rows · heads.
+// Constants: T, D. Grid: D threads, rows · heads.
 const int parts = sums_shape[2];
 const size_t head = blockIdx.y;
 float top = -3.0e38f;

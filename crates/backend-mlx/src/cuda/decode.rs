@@ -1,13 +1,10 @@
 //! A token's attention, from its projections on, as one kernel.
 
-use std::ffi::CString;
-
 use biplane_backend::defaults::DecodeDims;
 use biplane_backend::{DType, Decode, Device, Tensor};
-use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
-use super::kernel::{Config, Kernel};
+use super::kernel::{Config, Kernel, Source};
 use super::{Launch, MOST_BLOCKS, Result, is_half, name, with};
 use crate::MlxTensor;
 
@@ -138,13 +135,33 @@ impl Key {
     fn launch(&self) -> Result<Launch> {
         let Key {
             rows,
+            heads,
+            kv_heads,
+            d,
+            parts,
+            ..
+        } = *self;
+        let threads = 128;
+        let scratch = match parts {
+            1 => 1,
+            _ => rows * heads * parts * (d + 2),
+        };
+        Ok(Launch {
+            kernel: Kernel::new(self.source())?,
+            config: Config::new([parts * threads, kv_heads, rows], [threads, 1, 1])?
+                .output(&[rows, heads * d], self.dtype)?
+                .output(&[scratch], Dtype::Float32)?,
+        })
+    }
+
+    fn source(&self) -> Source {
+        let Key {
             kv_heads,
             d,
             rank,
             freqs,
             interleaved,
             masked,
-            parts,
             ..
         } = *self;
         let t = name(self.dtype);
@@ -162,32 +179,56 @@ impl Key {
              constexpr float SCALE = {scale:e}f;\n"
         );
         // An input costs time at every call: those that are not there are null in the source.
-        let mut inputs = vec![c"qkv", c"k", c"v", c"cos", c"sin", c"at", c"counts"];
+        let mut inputs = vec![
+            (c"qkv", t),
+            (c"k", t),
+            (c"v", t),
+            (c"cos", "float"),
+            (c"sin", "float"),
+            (c"at", "int32_t"),
+            (c"counts", "uint32_t"),
+        ];
         match norm {
-            true => inputs.extend([c"q_norm", c"k_norm"]),
+            true => inputs.extend([(c"q_norm", nw), (c"k_norm", nw)]),
             false => constants += "const NW* q_norm = nullptr; const NW* k_norm = nullptr;\n",
         }
         match masked {
-            true => inputs.push(c"mask"),
+            true => inputs.push((c"mask", t)),
             false => constants += "const T* mask = nullptr; const int64_t mask_strides[2] = {};\n",
         }
-        let id = format!(
-            "biplane_decode_{t}_{nw}_{d}_{group}_{kv_heads}_{rank}_{freqs}_{norm}_{masked}_{interleaved}_{:x}_{:x}",
-            eps.to_bits(),
-            self.scale
-        );
-        let id = CString::new(id).map_err(|e| Exception::custom(e.to_string()))?;
-        let source = constants + include_str!("decode.cu");
-        let threads = 128;
-        let scratch = match parts {
-            1 => 1,
-            _ => rows * self.heads * parts * (d + 2),
-        };
-        Ok(Launch {
-            kernel: Kernel::new(&id, &inputs, &[c"out", c"sums"], &source, false)?,
-            config: Config::new([parts * threads, kv_heads, rows], [threads, 1, 1])?
-                .output(&[rows, self.heads * d], self.dtype)?
-                .output(&[scratch], Dtype::Float32)?,
-        })
+        Source {
+            what: "decode",
+            inputs,
+            outputs: vec![(c"out", t), (c"sums", "float")],
+            body: constants + include_str!("decode.cu"),
+            contiguous: false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cuda::compile::tests::compiles;
+
+    #[test]
+    fn all_kinds_of_attention_compile() {
+        for (i, d) in [64, 128, 256].into_iter().enumerate() {
+            let key = Key {
+                dtype: [Dtype::Bfloat16, Dtype::Float16][i % 2],
+                rows: 2,
+                heads: 4,
+                kv_heads: 4 >> i,
+                d,
+                rank: 3 + i % 2,
+                freqs: d / 2,
+                interleaved: i == 2,
+                norm: [None, Some((Dtype::Float32, 0)), Some((Dtype::Bfloat16, 0))][i],
+                scale: 0.125f32.to_bits(),
+                masked: i % 2 == 1,
+                parts: 1,
+            };
+            assert!(compiles(&key.source().function("decode")));
+        }
     }
 }

@@ -1,12 +1,9 @@
 //! Products of a few rows, with what comes before and after them.
 
-use std::ffi::CString;
-
 use biplane_backend::{Around, Device, Gate, Shape, Tensor};
-use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
-use super::kernel::{Config, Kernel};
+use super::kernel::{Config, Kernel, Source};
 use super::{Launch, Result, is_half, name, with};
 use crate::MlxTensor;
 use crate::matrix::Form;
@@ -101,11 +98,30 @@ pub(crate) fn product(
 
 impl Key {
     fn launch(&self) -> Result<Launch> {
-        let half = match self.gate {
+        let (source, blocks, threads) = self.source();
+        let shape = Shape::from([self.tokens, self.outputs()]);
+        Ok(Launch {
+            kernel: Kernel::new(source)?,
+            config: Config::new([blocks * threads, 1, 1], [threads, 1, 1])?
+                .output(shape.as_slice(), self.dtype)?,
+        })
+    }
+
+    /// Rows of the matrix for an output.
+    fn half(&self) -> usize {
+        match self.gate {
             Some(_) => 2,
             None => 1,
-        };
-        let outputs = self.rows / half;
+        }
+    }
+
+    fn outputs(&self) -> usize {
+        self.rows / self.half()
+    }
+
+    /// The kernel, and its blocks and their threads.
+    fn source(&self) -> (Source, usize, usize) {
+        let (half, outputs) = (self.half(), self.outputs());
         let gate = match self.gate {
             None => 0,
             Some(Gate::Silu) => 1,
@@ -126,23 +142,23 @@ impl Key {
         );
         // An input costs time at every call: those that are not there are null in the source.
         let given = [
-            (bits == 4, c"scales", "T"),
-            (bits == 4, c"biases", "T"),
-            (norm, c"norm", "NW"),
-            (bias, c"bias", "T"),
-            (add, c"add", "T"),
+            (bits == 4, c"scales", t),
+            (bits == 4, c"biases", t),
+            (norm, c"norm", nw),
+            (bias, c"bias", t),
+            (add, c"add", t),
         ];
-        let mut inputs = vec![c"x", c"w"];
+        let mut inputs = vec![(c"x", t), (c"w", if bits == 4 { "uint32_t" } else { t })];
         for (is_there, input, of) in given {
             match is_there {
-                true => inputs.push(input),
+                true => inputs.push((input, of)),
                 false => {
                     let input = input.to_string_lossy();
                     constants += &format!("const {of}* {input} = nullptr;\n");
                 }
             }
         }
-        let (source, id, blocks, threads) = if self.tokens == 1 {
+        let (body, blocks, warps) = if self.tokens == 1 {
             // Elements a lane takes at a time, and rows a warp.
             let (codes, each) = match (self.group, self.cols) {
                 (None, _) => (8, 2 * half),
@@ -154,9 +170,8 @@ impl Key {
             constants += &format!(
                 "constexpr int BITS = {bits}; constexpr int R = {each}; constexpr int CODES = {codes};\n"
             );
-            let id = format!("one_{bits}_{each}_{codes}_{norm}_{nw}_{:x}", eps.to_bits());
             let blocks = outputs.div_ceil(each / half * warps);
-            (include_str!("product.cu"), id, blocks, warps * 32)
+            (include_str!("product.cu"), blocks, warps)
         } else {
             let eights = self.tokens.div_ceil(8).next_power_of_two();
             let tiles = if half == 2 || outputs >= 16_384 { 2 } else { 1 };
@@ -172,21 +187,54 @@ impl Key {
                 "using T2 = {t2}; constexpr bool IS_BF16 = {bf16}; constexpr int TILES = {tiles}; \
                  constexpr int TOKENS = {eights}; constexpr int WARPS = {warps};\n"
             );
-            let id = format!("few_{tiles}_{eights}_{warps}");
-            let each = 16 * tiles / half;
-            (
-                include_str!("products.cu"),
-                id,
-                outputs.div_ceil(each),
-                warps * 32,
-            )
+            let blocks = outputs.div_ceil(16 * tiles / half);
+            (include_str!("products.cu"), blocks, warps)
         };
-        let id = format!("biplane_product_{t}_{group}_{gate}_{bias}_{add}_{id}");
-        let id = CString::new(id).map_err(|e| Exception::custom(e.to_string()))?;
-        Ok(Launch {
-            kernel: Kernel::new(&id, &inputs, &[c"y"], &(constants + source), true)?,
-            config: Config::new([blocks * threads, 1, 1], [threads, 1, 1])?
-                .output(Shape::from([self.tokens, outputs]).as_slice(), self.dtype)?,
-        })
+        let source = Source {
+            what: if self.tokens == 1 {
+                "product"
+            } else {
+                "products"
+            },
+            inputs,
+            outputs: vec![(c"y", t)],
+            body: constants + body,
+            contiguous: true,
+        };
+        (source, blocks, warps * 32)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cuda::compile::tests::compiles;
+
+    #[test]
+    fn all_products_compile() {
+        let norms = [None, Some((Dtype::Bfloat16, 0)), Some((Dtype::Float32, 0))];
+        let mut cases = Vec::new();
+        for (i, gate) in [None, Some(Gate::Silu), Some(Gate::GeluTanh)]
+            .into_iter()
+            .enumerate()
+        {
+            for (group, tokens) in [(None, 1), (Some(64), 1), (Some(32), 2), (Some(128), 32)] {
+                cases.push(Key {
+                    dtype: [Dtype::Bfloat16, Dtype::Float16][i % 2],
+                    group,
+                    tokens,
+                    rows: 4096,
+                    cols: 1024 << i,
+                    norm: if tokens == 1 { norms[i] } else { None },
+                    gate,
+                    bias: i == 1,
+                    add: i != 1,
+                });
+            }
+        }
+        for key in cases {
+            let (source, ..) = key.source();
+            assert!(compiles(&source.function("product")));
+        }
     }
 }

@@ -1,12 +1,9 @@
 //! Rows of an embedding in one operation.
 
-use std::ffi::CString;
-
 use biplane_backend::Device;
-use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
-use super::kernel::{Config, Kernel};
+use super::kernel::{Config, Kernel, Source};
 use super::{Launch, Result, name, with};
 use crate::MlxTensor;
 use crate::matrix::Affine;
@@ -59,26 +56,52 @@ pub(crate) fn take_rows(ids: &Array, tokens: usize, from: &Affine, dtype: Dtype)
 
 impl Key {
     fn launch(&self) -> Result<Launch> {
+        let threads = 128;
+        Ok(Launch {
+            kernel: Kernel::new(self.source())?,
+            config: Config::new([self.tokens * threads, 1, 1], [threads, 1, 1])?
+                .output(&[self.tokens, self.cols], self.dtype)?,
+        })
+    }
+
+    fn source(&self) -> Source {
         let (t, s) = (name(self.dtype), name(self.scales));
-        let Key {
-            group,
-            zero,
-            tokens,
-            cols,
-            ..
-        } = *self;
+        let Key { group, zero, .. } = *self;
         let constants = format!(
             "using T = {t}; using S = {s}; constexpr int GROUP = {group}; constexpr float ZERO = {zero}.0f;\n"
         );
-        let id = CString::new(format!("biplane_rows_{t}_{s}_{group}_{zero}"))
-            .map_err(|e| Exception::custom(e.to_string()))?;
-        let inputs = [c"ids", c"codes", c"scales", c"biases"];
-        let source = constants + include_str!("rows.cu");
-        let threads = 128;
-        Ok(Launch {
-            kernel: Kernel::new(&id, &inputs, &[c"y"], &source, true)?,
-            config: Config::new([tokens * threads, 1, 1], [threads, 1, 1])?
-                .output(&[tokens, cols], self.dtype)?,
-        })
+        Source {
+            what: "rows",
+            inputs: vec![
+                (c"ids", "uint32_t"),
+                (c"codes", "uint32_t"),
+                (c"scales", s),
+                (c"biases", s),
+            ],
+            outputs: vec![(c"y", t)],
+            body: constants + include_str!("rows.cu"),
+            contiguous: true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cuda::compile::tests::compiles;
+
+    #[test]
+    fn rows_compile() {
+        for (dtype, zero) in [(Dtype::Bfloat16, 0), (Dtype::Float32, 8)] {
+            let key = Key {
+                dtype,
+                scales: dtype,
+                group: 64,
+                zero,
+                tokens: 1,
+                cols: 64,
+            };
+            assert!(compiles(&key.source().function("rows")));
+        }
     }
 }

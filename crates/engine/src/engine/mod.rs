@@ -170,7 +170,13 @@ fn run(setup: Setup, ready: oneshot::Sender<Result<Engine>>) {
     } = setup;
     let key = prompt_store::key(&spec);
     let loaded = guarded(|| {
-        let runner = backends::load(&spec)?;
+        let mut runner = backends::load(&spec)?;
+        let start = Instant::now();
+        match runner.warm_up(config.max_sequences) {
+            Ok(()) => tracing::debug!("the first steps took {:?}", start.elapsed()),
+            // What fails now may do so again, and is told to whom it concerns then.
+            Err(error) => tracing::warn!("the first steps failed: {error}"),
+        }
         let guesser = guesser(&config, draft.as_ref(), &*runner)?;
         exit::wait_for_engines();
         let budget = config

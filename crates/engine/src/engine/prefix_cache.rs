@@ -90,6 +90,11 @@ impl PrefixCache {
             }
             !needless
         });
+        if let Err(error) = runner.rest(slot) {
+            tracing::warn!("a prefix cannot be kept: {error}");
+            runner.close(slot);
+            return;
+        }
         self.kept.push(Kept {
             bytes: runner.bytes(slot, 0),
             slot,

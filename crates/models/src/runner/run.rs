@@ -337,6 +337,15 @@ impl<B: Backend> ModelRunner for Runner<B> {
         Ok(())
     }
 
+    fn rest(&mut self, slot: SlotId) -> Result<()> {
+        self.slot(slot)?;
+        self.alone(slot)?;
+        if let Some(Some(cache)) = self.slots.get_mut(slot.0) {
+            cache.shrink(&self.backend, self.info.kv_format)?;
+        }
+        Ok(())
+    }
+
     fn fork(&mut self, slot: SlotId, len: usize) -> Result<SlotId> {
         self.reachable(slot, len)?;
         self.alone(slot)?;
@@ -378,6 +387,10 @@ impl<B: Backend> ModelRunner for Runner<B> {
                 Err(error.into())
             }
         }
+    }
+
+    fn warm_up(&mut self, most: usize) -> Result<()> {
+        self.compile(most)
     }
 
     fn collect(&mut self) -> Result<Vec<SpanOutput>> {
