@@ -96,11 +96,9 @@ impl CpuMatrices {
             None => self.products(x, rows, around.bias, out),
             Some(gate) => self.gated(x, rows, around.bias, gate.into(), out),
         }
-        let residual = around.add.map(|add| {
-            assert_eq!(add.len(), out.len(), "as many as outputs");
-            add
-        });
-        match (around.norm_after, residual) {
+        let as_many = around.add.is_none_or(|add| add.len() == out.len());
+        assert!(as_many, "as many as outputs");
+        match (around.norm_after, around.add) {
             (None, None) => {}
             (None, Some(add)) => add_to(out, add),
             (Some((weight, eps)), add) => with_room(out.len(), |y| {
