@@ -83,19 +83,32 @@ fn gated(isa: Isa, activation: Activation, gate: &[f32], up: &[f32], out: &mut [
     );
     for_row_chunks(out, 1, 4, |first, out| {
         let (gate, up) = (&gate[first..][..out.len()], &up[first..][..out.len()]);
-        let width = out.len();
-        launch(
-            isa,
-            GatedRows {
-                activation,
-                gate,
-                up,
-                width,
-                out: out.as_mut_ptr(),
-                stride: width,
-            },
-        );
+        gated_row(isa, activation, gate, up, out);
     });
+}
+
+/// Gates a row, on this thread.
+///
+/// # Panics
+/// When the lengths differ.
+pub(super) fn gated_row(
+    isa: Isa,
+    activation: Activation,
+    gate: &[f32],
+    up: &[f32],
+    out: &mut [f32],
+) {
+    let width = out.len();
+    assert!(gate.len() == width && up.len() == width, "one length");
+    let kernel = GatedRows {
+        activation,
+        gate,
+        up,
+        width,
+        out: out.as_mut_ptr(),
+        stride: width,
+    };
+    launch(isa, kernel);
 }
 
 /// Rows of `width` gates and values, and where the gated values go.

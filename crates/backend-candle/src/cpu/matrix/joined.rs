@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use biplane_backend::{Error, Gate, Result};
 
-use crate::cpu::elementwise::{Activation, GatedRows};
+use crate::cpu::elementwise::{Activation, gated_row};
 use crate::cpu::norm::rms_norm;
-use crate::cpu::simd::{Isa, launch};
+use crate::cpu::simd::Isa;
 use crate::cpu::{for_chunks, for_row_chunks, with_room};
 
 use super::CpuMatrix;
@@ -183,15 +183,7 @@ impl CpuMatrices {
                 let y = &y[2 * first * width..];
                 for (y, out) in y.chunks_exact(2 * width).zip(out.chunks_exact_mut(width)) {
                     let (gate, up) = y.split_at(width);
-                    let kernel = GatedRows {
-                        activation,
-                        gate,
-                        up,
-                        width,
-                        out: out.as_mut_ptr(),
-                        stride: width,
-                    };
-                    launch(isa, kernel);
+                    gated_row(isa, activation, gate, up, out);
                 }
             });
         });
