@@ -69,10 +69,10 @@ fn what_is_done_around_products_changes_no_bit_for_any_number_of_rows() {
             for rows in [1, 2, 7, 600] {
                 let (x, residual) = (noise.floats(rows * 256), noise.floats(rows * width));
                 let around = |rows: Range<usize>| Around {
-                    norm: norm.then_some((weight.as_slice(), 1e-6)),
+                    norm: norm.then_some((weight.as_slice(), 0.3)),
                     bias: bias.then_some(biases.as_slice()),
                     gate: gate.then_some(Gate::GeluTanh),
-                    norm_after: after.then_some((after_weight.as_slice(), 1e-6)),
+                    norm_after: after.then_some((after_weight.as_slice(), 0.3)),
                     add: add.then_some(&residual[rows.start * width..rows.end * width]),
                 };
                 let mut out = vec![f32::NAN; rows * width];
