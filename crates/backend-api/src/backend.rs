@@ -141,6 +141,15 @@ pub trait Backend: Clone + Debug + 'static {
         Ok(())
     }
 
+    /// Waits until all that this thread has started is done and put away; a no-op where nothing goes on
+    /// beside the caller.
+    ///
+    /// # Errors
+    /// What the backend reports.
+    fn synchronize(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Whether started work goes on beside the caller, so that a next step may be started before this
     /// one's result is looked at.
     fn computes_beside(&self) -> bool {

@@ -30,7 +30,7 @@ pub use tensor::MlxTensor;
 use biplane_backend::{
     Backend, DType, Device, KvFormat, KvSpec, KvType, MemoryStats, PackedMatrix, Result, Shape,
 };
-use mlx_rs::{memory, transforms};
+use mlx_rs::{Stream, error::Exception, memory, transforms};
 
 use crate::error::{NAME, failed};
 
@@ -81,6 +81,18 @@ impl Backend for MlxBackend {
         error::after_lack();
         cuda::finish_compiling();
         transforms::async_eval(tensors.iter().map(|t| t.array())).map_err(failed("async_eval"))
+    }
+
+    fn synchronize(&self) -> Result<()> {
+        // SAFETY: the stream is this thread's own and lives through the call.
+        let status =
+            unsafe { mlx_sys::mlx_synchronize(Stream::thread_local_or_default().as_ptr()) };
+        match status {
+            0 => Ok(()),
+            _ => Err(failed("synchronize")(Exception::custom(
+                "MLX could not wait for its stream",
+            ))),
+        }
     }
 
     fn computes_beside(&self) -> bool {

@@ -199,11 +199,20 @@ pub trait ModelRunner {
         Ok(())
     }
 
-    /// Waits for the step; gives one output a span, in the plan's order. The only synchronisation.
+    /// Waits for the step; gives one output a span, in the plan's order. The only synchronisation
+    /// of a step.
     ///
     /// # Errors
     /// As [`Self::launch`].
     fn collect(&mut self) -> Result<Vec<SpanOutput>>;
+
+    /// Waits until nothing of any step is under way on the device, also of steps that nobody collects.
+    ///
+    /// # Errors
+    /// What the backend reports.
+    fn synchronize(&mut self) -> Result<()> {
+        Ok(())
+    }
 
     /// What the device's allocator holds.
     fn memory(&self) -> MemoryStats;

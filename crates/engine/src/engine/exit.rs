@@ -25,7 +25,9 @@ struct Work;
 impl Work {
     fn begin() -> Self {
         AT_WORK.fetch_add(1, SeqCst);
-        stand_if_exiting();
+        if is_near() {
+            stand();
+        }
         Work
     }
 }
@@ -41,22 +43,27 @@ pub(super) fn at_work() {
     WORK.with(|_| ());
 }
 
-/// Waits for something by `wait`; the thread is not at work meanwhile.
+/// Waits for something by `wait`; the thread is not at work meanwhile, nor is anything that it started.
 pub(super) fn at_rest<T>(wait: impl FnOnce() -> T) -> T {
     AT_WORK.fetch_sub(1, SeqCst);
     let value = wait();
     AT_WORK.fetch_add(1, SeqCst);
-    stand_if_exiting();
+    if is_near() {
+        stand();
+    }
     value
 }
 
-/// Between two steps; does not come back once the process is exiting.
-pub(super) fn stand_if_exiting() {
-    if EXITING.load(SeqCst) {
-        AT_WORK.fetch_sub(1, SeqCst);
-        loop {
-            thread::park();
-        }
+/// Whether the process is exiting and waits for the engines: to [`stand`].
+pub(super) fn is_near() -> bool {
+    EXITING.load(SeqCst)
+}
+
+/// Does nothing more on this thread. What it started on a device must have ended.
+pub(super) fn stand() -> ! {
+    AT_WORK.fetch_sub(1, SeqCst);
+    loop {
+        thread::park();
     }
 }
 

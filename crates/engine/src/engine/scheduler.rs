@@ -128,6 +128,7 @@ impl<'a> Scheduler<'a> {
         while open || !self.is_idle() {
             self.counters.beat(self.is_idle());
             if self.is_idle() && self.draining.is_empty() {
+                self.settle();
                 match exit::at_rest(|| jobs.recv()) {
                     Ok(job) => self.take(job),
                     Err(_) => return,
@@ -145,14 +146,27 @@ impl<'a> Scheduler<'a> {
             }
             // What came during a rest is work from now on, also should its first step never end.
             self.counters.beat(self.is_idle());
-            exit::stand_if_exiting();
+            if exit::is_near() {
+                self.settle();
+                exit::stand();
+            }
             if !self.tick() {
                 // Only readers are waited for.
+                self.settle();
                 exit::at_rest(|| std::thread::sleep(Duration::from_millis(1)));
             } else if std::mem::take(&mut first) {
                 // What the backend makes at its first step is there now.
                 exit::wait_for_engines();
             }
+        }
+        self.settle();
+    }
+
+    /// Lets what is under way on the device end: a step that was started ahead for a sequence that has
+    /// ended, for one.
+    fn settle(&mut self) {
+        if let Err(error) = self.runner.synchronize() {
+            tracing::debug!("{error}");
         }
     }
 

@@ -68,16 +68,22 @@ impl<'a> Bench<'a> {
     }
 
     fn submit(&mut self, request: Request) -> mpsc::Receiver<Event> {
+        let (job, receiver) = self.job(request);
+        self.scheduler.take(job);
+        receiver
+    }
+
+    fn job(&self, request: Request) -> (Job, mpsc::Receiver<Event>) {
         let (events, receiver) = mpsc::channel(outbox::EVENTS);
         let grammar = request.constraint.as_ref().map(constraints::state);
         self.scheduler.counters.queued.fetch_add(1, Relaxed);
-        self.scheduler.take(Job::Answer {
+        let job = Job::Answer {
             request: Box::new(request),
             grammar,
             events,
             submitted: Instant::now(),
-        });
-        receiver
+        };
+        (job, receiver)
     }
 
     fn run(&mut self) {

@@ -405,6 +405,10 @@ impl<B: Backend> ModelRunner for Runner<B> {
         outputs
     }
 
+    fn synchronize(&mut self) -> Result<()> {
+        Ok(self.backend.synchronize()?)
+    }
+
     fn memory(&self) -> MemoryStats {
         self.backend.memory()
     }

@@ -77,3 +77,17 @@ fn readers_leave_while_steps_are_in_flight() {
     assert_eq!(answer.what(), want[0].what());
     bench.nothing_leaks();
 }
+
+#[test]
+fn a_device_is_at_rest_when_its_engine_is() {
+    let vocabulary = vocabulary();
+    let mut bench = bench(&vocabulary, true);
+    let (jobs, queue) = std::sync::mpsc::channel();
+    let (job, answer) = bench.job(endless(1, 20));
+    jobs.send(job).unwrap();
+    // Its reader has left: what was started ahead is nobody's.
+    drop((jobs, answer));
+    bench.scheduler.serve(&queue);
+    assert_eq!(bench.watch.under_way.load(Relaxed), 0);
+    bench.nothing_leaks();
+}

@@ -29,6 +29,8 @@ pub struct Watch {
     pub most_bytes: AtomicUsize,
     /// Steps started before the earlier one was looked at.
     pub ahead: AtomicUsize,
+    /// Steps that the device may not have put away yet.
+    pub under_way: AtomicUsize,
 }
 
 pub struct FakeRunner {
@@ -235,6 +237,11 @@ impl ModelRunner for FakeRunner {
         }
     }
 
+    fn synchronize(&mut self) -> Result<()> {
+        self.watch.under_way.store(0, Relaxed);
+        Ok(())
+    }
+
     fn memory(&self) -> MemoryStats {
         MemoryStats::default()
     }
@@ -242,6 +249,7 @@ impl ModelRunner for FakeRunner {
 
 impl FakeRunner {
     fn begin(&mut self, plan: &StepPlan) -> Result<()> {
+        self.watch.under_way.fetch_add(1, Relaxed);
         let mut outputs = Vec::new();
         for span in &plan.spans {
             assert!(!span.tokens.is_empty());
