@@ -8,6 +8,7 @@ mod elementwise;
 mod math;
 mod matrix;
 mod norm;
+mod pages;
 pub mod pool;
 mod quantize;
 mod rope;

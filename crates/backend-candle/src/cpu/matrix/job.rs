@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 
 use crate::cpu::elementwise::{Activation, GatedRows};
+use crate::cpu::pages::Line;
 use crate::cpu::simd::{Isa, launch};
 use crate::cpu::{SharedOut, pool};
 
@@ -11,7 +12,7 @@ use super::apart::Apart;
 use super::codec::PANEL;
 use super::layout::{Format, with_codes};
 use super::rounded::{Rounding, round};
-use super::{CpuMatrix, LAST, Line, SCRATCH, integer, room};
+use super::{CpuMatrix, LAST, SCRATCH, integer, room};
 
 /// Most matrices of a job.
 pub(super) const TOGETHER: usize = 4;

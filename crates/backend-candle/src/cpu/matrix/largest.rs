@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::cpu::elementwise::argmax;
+use crate::cpu::pages::Line;
 use crate::cpu::simd::{Isa, Kernel, MAX_LANES, Simd, launch};
 use crate::cpu::{SharedOut, pool};
 
@@ -16,7 +17,7 @@ use super::codec::{PANEL, vecs};
 use super::integer::{Product, tile};
 use super::job::Columns;
 use super::rounded::{EXTRA, Rounding, round};
-use super::{CpuMatrix, LAST, Line, SCRATCH, room};
+use super::{CpuMatrix, LAST, SCRATCH, room};
 
 thread_local! {
     /// Room for all outputs, kept from call to call.

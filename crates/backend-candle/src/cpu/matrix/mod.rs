@@ -23,6 +23,7 @@ use std::sync::{Arc, Weak};
 use biplane_backend::repack::dequantize_value;
 use biplane_backend::{PackedMatrix, Result};
 
+use super::pages::{Line, Lines};
 use super::pool::{self, Ahead};
 use super::simd::{Isa, launch};
 use activations::{Arrangement, arrange};
@@ -43,7 +44,7 @@ pub struct CpuMatrix {
 
 struct Packed {
     layout: Layout,
-    data: Vec<Line>,
+    data: Lines,
     arithmetic: Arithmetic,
     /// What the job reads that followed the last one that began with this matrix: a model's decode steps
     /// are all alike.
@@ -72,11 +73,6 @@ impl Arithmetic {
         }
     }
 }
-
-/// A cache line.
-#[derive(Clone, Copy, Default, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C, align(64))]
-struct Line([u32; 16]);
 
 impl fmt::Debug for CpuMatrix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -141,7 +137,7 @@ impl CpuMatrix {
 
     /// Bytes of the packed form.
     pub fn size_in_bytes(&self) -> usize {
-        size_of_val(self.inner.data.as_slice())
+        size_of_val(&*self.inner.data)
     }
 
     /// `x · Wᵀ`: `x [rows, in]` gives `out [rows, out]`.

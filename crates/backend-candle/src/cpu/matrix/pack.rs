@@ -1,12 +1,12 @@
-use std::{mem::MaybeUninit, ops::Range, sync::Mutex};
+use std::{ops::Range, sync::Mutex};
 
 use biplane_backend::repack::{CanonicalRows, canonical_rows, k_scales};
-use biplane_backend::{Error, PackedLayout, PackedMatrix, Result};
+use biplane_backend::{PackedLayout, PackedMatrix, Result};
 use half::{bf16, f16};
 
+use crate::cpu::pages::{Line, Lines};
 use crate::cpu::pool;
 
-use super::Line;
 use super::apart::{self, Apart};
 use super::codec::{Codec, PANEL, Quads, halves_mut};
 use super::layout::{Bias, Format, Layout, ScaleType, Scaling, with_codec, with_codes};
@@ -22,19 +22,15 @@ pub(super) fn pack(
     m: &PackedMatrix<'_>,
     layout: &Layout,
     taken: &(dyn Fn(Range<usize>) + Sync),
-) -> Result<Vec<Line>> {
+) -> Result<Lines> {
     let lines_of = |words| words / (size_of::<Line>() / 4);
     let (panel, low) = (
         lines_of(layout.panel_words()),
         lines_of(layout.apart_words()),
     );
     let lines = (panel + low).saturating_mul(layout.panels());
-    let mut data = Vec::<Line>::new();
-    data.try_reserve_exact(lines)
-        .map_err(|_| Error::OutOfMemory {
-            backend: "candle",
-            bytes: lines.saturating_mul(size_of::<Line>()),
-        })?;
+    // Zeros that take no memory before they are written, as the checkpoint's is freed.
+    let mut data = Lines::zeroed(lines)?;
     let bytes: usize = m
         .bytes_of_rows(0..layout.rows)
         .iter()
@@ -45,8 +41,7 @@ pub(super) fn pack(
     let failed = Mutex::new(None);
     {
         // One lock for each piece lets tasks write their own without unsafe code.
-        let all = &mut data.spare_capacity_mut()[..lines];
-        let (panels, apart) = all.split_at_mut(panel * layout.panels());
+        let (panels, apart) = data.split_at_mut(panel * layout.panels());
         let mut apart = apart.chunks_mut((chunk * low).max(1));
         let pieces: Vec<_> = panels
             .chunks_mut(chunk * panel)
@@ -58,8 +53,8 @@ pub(super) fn pack(
             let mut apart = apart.chunks_exact_mut(low.max(1));
             let first = i * chunk * PANEL;
             for (i, lines) in panels.chunks_exact_mut(panel).enumerate() {
-                let words = bytemuck::cast_slice_mut(zeroed(lines));
-                let low = bytemuck::cast_slice_mut(zeroed(apart.next().unwrap_or_default()));
+                let words = bytemuck::cast_slice_mut(lines);
+                let low = bytemuck::cast_slice_mut(apart.next().unwrap_or_default());
                 if let Err(e) = pack_panel(m, layout, first + i * PANEL, words, low) {
                     failed
                         .lock()
@@ -72,20 +67,8 @@ pub(super) fn pack(
     }
     match failed.into_inner().unwrap_or_else(|e| e.into_inner()) {
         Some(error) => Err(error),
-        None => {
-            // SAFETY: there is room for them, and the pieces, all of which were zeroed, are all of them.
-            unsafe { data.set_len(lines) };
-            Ok(data)
-        }
+        None => Ok(data),
     }
-}
-
-/// Fills with zeros: here, by the thread that packs, and not before, so that memory is taken as the
-/// checkpoint's is freed.
-fn zeroed(lines: &mut [MaybeUninit<Line>]) -> &mut [Line] {
-    lines.fill(MaybeUninit::new(Line::default()));
-    // SAFETY: all have just been written, and `MaybeUninit` is laid out as what it may hold.
-    unsafe { &mut *(std::ptr::from_mut(lines) as *mut [Line]) }
 }
 
 /// Packs the rows from `first` on into one panel of zeros, `low` being what of it lies apart.
