@@ -199,6 +199,21 @@ pub trait Backend: Clone + Debug + 'static {
         Ok(())
     }
 
+    /// `n` tensors of zeros that will be read one after the other, each written by itself. Overridden where
+    /// memory is read faster when small ones lie in one piece, which then lives as long as any of them.
+    ///
+    /// # Errors
+    /// As [`Backend::zeros`].
+    fn zeros_each(
+        &self,
+        n: usize,
+        shape: impl Into<Shape>,
+        dtype: DType,
+    ) -> Result<Vec<Self::Tensor>> {
+        let shape = shape.into();
+        (0..n).map(|_| self.zeros(shape, dtype)).collect()
+    }
+
     /// A tensor of `f32` values.
     ///
     /// # Errors

@@ -77,6 +77,30 @@ pub enum Kept<T> {
     Quantized(QuantizedKv<T>),
 }
 
+impl<P> Kept<P> {
+    /// What a format consists of.
+    fn build(
+        leading: &[usize],
+        head_dim: usize,
+        format: KvFormat,
+        mut part: impl FnMut(Shape, DType) -> Result<P>,
+    ) -> Result<Self> {
+        let shape = |last| Shape::new(&[leading, &[last]].concat());
+        Ok(match format {
+            KvFormat::Plain(dtype) => Kept::Plain(part(shape(head_dim)?, dtype)?),
+            KvFormat::Quantized(spec) => {
+                let groups = shape(head_dim / spec.group_size.max(1))?;
+                Kept::Quantized(QuantizedKv {
+                    codes: part(shape(spec.code_bytes(head_dim))?, DType::U8)?,
+                    scales: part(groups, spec.scales)?,
+                    biases: part(groups, spec.scales)?,
+                    spec,
+                })
+            }
+        })
+    }
+}
+
 impl<T: Tensor> Kept<T> {
     /// `x [.., head_dim]` in a format.
     ///
@@ -99,8 +123,42 @@ impl<T: Tensor> Kept<T> {
         head_dim: usize,
         format: KvFormat,
     ) -> Result<Self> {
-        Self::build(leading, head_dim, format, |shape, dtype| {
+        Kept::build(leading, head_dim, format, |shape, dtype| {
             backend.zeros(shape, dtype)
+        })
+    }
+
+    /// `n` times [`Kept::zeros`], to be read one after the other.
+    ///
+    /// # Errors
+    /// As [`Backend::zeros_each`].
+    pub fn zeros_each<B: Backend<Tensor = T>>(
+        backend: &B,
+        n: usize,
+        leading: &[usize],
+        head_dim: usize,
+        format: KvFormat,
+    ) -> Result<Vec<Self>> {
+        let each = Kept::build(leading, head_dim, format, |shape, dtype| {
+            backend.zeros_each(n, shape, dtype)
+        })?;
+        Ok(match each {
+            Kept::Plain(each) => each.into_iter().map(Kept::Plain).collect(),
+            Kept::Quantized(QuantizedKv {
+                codes,
+                scales,
+                biases,
+                spec,
+            }) => (codes.into_iter().zip(scales).zip(biases))
+                .map(|((codes, scales), biases)| {
+                    Kept::Quantized(QuantizedKv {
+                        codes,
+                        scales,
+                        biases,
+                        spec,
+                    })
+                })
+                .collect(),
         })
     }
 
@@ -116,7 +174,7 @@ impl<T: Tensor> Kept<T> {
         format: KvFormat,
     ) -> Result<Self> {
         let (all, mut rest) = (bytes.len(), bytes);
-        Self::build(leading, head_dim, format, |shape, dtype| {
+        Kept::build(leading, head_dim, format, |shape, dtype| {
             let size = shape.numel().saturating_mul(dtype.size());
             let (part, after) = rest.split_at_checked(size).ok_or(Error::Bytes {
                 op: "kv cache",
@@ -125,27 +183,6 @@ impl<T: Tensor> Kept<T> {
             })?;
             rest = after;
             backend.from_bytes(part, dtype, shape)
-        })
-    }
-
-    fn build(
-        leading: &[usize],
-        head_dim: usize,
-        format: KvFormat,
-        mut part: impl FnMut(Shape, DType) -> Result<T>,
-    ) -> Result<Self> {
-        let shape = |last| Shape::new(&[leading, &[last]].concat());
-        Ok(match format {
-            KvFormat::Plain(dtype) => Kept::Plain(part(shape(head_dim)?, dtype)?),
-            KvFormat::Quantized(spec) => {
-                let groups = shape(head_dim / spec.group_size.max(1))?;
-                Kept::Quantized(QuantizedKv {
-                    codes: part(shape(spec.code_bytes(head_dim))?, DType::U8)?,
-                    scales: part(groups, spec.scales)?,
-                    biases: part(groups, spec.scales)?,
-                    spec,
-                })
-            }
         })
     }
 

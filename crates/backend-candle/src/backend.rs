@@ -9,7 +9,8 @@ use biplane_backend::{
 use candle_core::utils::{cuda_is_available, metal_is_available};
 
 use crate::{
-    CandleMatrix, CandleTensor, NAME, bytes, bytes::candle_dtype, cpu::Arithmetic, failed, memory,
+    CandleMatrix, CandleTensor, NAME, bytes, bytes::candle_dtype, cpu, cpu::Arithmetic, failed,
+    memory,
 };
 
 /// candle on one device.
@@ -114,6 +115,36 @@ impl Backend for CandleBackend {
         )
         .map(|t| CandleTensor::new(t, shape, dtype))
         .map_err(failed("zeros"))
+    }
+
+    /// On the processor they lie in large pages, small ones in one piece.
+    fn zeros_each(
+        &self,
+        n: usize,
+        shape: impl Into<Shape>,
+        dtype: DType,
+    ) -> Result<Vec<CandleTensor>> {
+        let shape = shape.into();
+        let len = shape.numel();
+        if !self.inner.is_cpu() || len == 0 {
+            return (0..n).map(|_| self.zeros(shape, dtype)).collect();
+        }
+        let small = len.saturating_mul(dtype.size()) < cpu::LARGE_PAGE;
+        let at_once = if small { n } else { 1 };
+        let mut each = Vec::with_capacity(n);
+        while each.len() < n {
+            let all = Shape::from([at_once.saturating_mul(len)]);
+            memory::check(all, dtype, &self.inner)?;
+            let (all, start) = bytes::zeros_in_large_pages(all.numel(), dtype)?;
+            for i in 0..at_once {
+                let one = all
+                    .narrow(0, start + i * len, len)
+                    .and_then(|t| t.reshape(shape.as_slice()))
+                    .map_err(failed("zeros"))?;
+                each.push(CandleTensor::new(one, shape, dtype));
+            }
+        }
+        Ok(each)
     }
 
     fn from_bytes(

@@ -5,7 +5,7 @@ use bytemuck::{AnyBitPattern, NoUninit};
 use candle_core::{CpuStorage, Device, Storage, Tensor, WithDType};
 use half::{bf16, f16};
 
-use crate::{NAME, failed, memory};
+use crate::{NAME, cpu, failed, memory};
 
 // Bytes are little-endian by contract; here they are the machine's.
 const _: () = assert!(cfg!(target_endian = "little"));
@@ -72,6 +72,31 @@ fn each<T: AnyBitPattern, U: From<T> + WithDType>(
         .map(bytemuck::pod_read_unaligned::<T>);
     values.extend(read.map(U::from));
     Tensor::from_vec(values, shape.as_slice(), device).map_err(failed("from_bytes"))
+}
+
+/// Zeros on the processor, more than asked for: `n` from the given element on lie in large pages where the
+/// system has them, but for a part that fills less than half of one.
+pub(crate) fn zeros_in_large_pages(n: usize, dtype: DType) -> Result<(Tensor, usize)> {
+    match dtype {
+        DType::F32 => from_large_page::<f32>(n),
+        DType::F16 => from_large_page::<f16>(n),
+        DType::BF16 => from_large_page::<bf16>(n),
+        DType::U32 => from_large_page::<u32>(n),
+        DType::I32 => from_large_page::<i32>(n),
+        DType::U8 => from_large_page::<u8>(n),
+    }
+}
+
+fn from_large_page<T: AnyBitPattern + WithDType>(n: usize) -> Result<(Tensor, usize)> {
+    let page = cpu::LARGE_PAGE / size_of::<T>();
+    let pages = n.saturating_add(page / 2) / page;
+    let zeros: Vec<T> = memory::zeros(n.max(pages * page).saturating_add(page))?;
+    let start = zeros.as_ptr().align_offset(cpu::LARGE_PAGE).min(page);
+    cpu::ask_for_large_pages(&zeros[start..][..pages * page]);
+    let len = zeros.len();
+    Tensor::from_vec(zeros, len, &Device::Cpu)
+        .map(|all| (all, start))
+        .map_err(failed("zeros"))
 }
 
 /// Row-major little-endian bytes.

@@ -1,8 +1,9 @@
 //! Refuses tensors that memory cannot hold before candle is asked, which would abort.
 
-use std::sync::OnceLock;
+use std::{alloc::Layout, sync::OnceLock};
 
 use biplane_backend::{DType, Error, Result, Shape};
+use bytemuck::AnyBitPattern;
 use candle_core::Device;
 
 use crate::NAME;
@@ -65,6 +66,24 @@ pub(crate) fn reserve<T>(n: usize) -> Result<Vec<T>> {
     v.try_reserve_exact(n)
         .map_err(|_| out_of_memory(n.saturating_mul(size_of::<T>())))?;
     Ok(v)
+}
+
+/// Zeros, which take no memory before they are written where the system gives them so.
+pub(crate) fn zeros<T: AnyBitPattern>(n: usize) -> Result<Vec<T>> {
+    let bytes = n.saturating_mul(size_of::<T>());
+    let layout = Layout::array::<T>(n).map_err(|_| out_of_memory(bytes))?;
+    if layout.size() == 0 {
+        return Ok(Vec::new());
+    }
+    // SAFETY: the layout has a size; all bits zero are a value; the vector gives the memory back by the
+    // same layout.
+    unsafe {
+        let start = std::alloc::alloc_zeroed(layout).cast::<T>();
+        match start.is_null() {
+            true => Err(out_of_memory(bytes)),
+            false => Ok(Vec::from_raw_parts(start, n, n)),
+        }
+    }
 }
 
 /// Bytes of memory the machine has: systems that overcommit grant more than that.

@@ -4,6 +4,11 @@
 //! does not grow with the sequence. Tokens lie in order, the oldest first; when the buffer is full,
 //! those that are still needed move to the front of a new one.
 
+mod layer;
+
+pub(crate) use layer::LayerCache;
+use layer::reserve_each;
+
 use biplane_backend::{
     AttentionMask, Backend, DType, Decode, Error, Kept, KvFormat, Result, Tensor,
 };
@@ -106,153 +111,6 @@ pub(crate) fn lost<B: Backend>() -> Error {
     }
 }
 
-/// One layer's keys and values, each `[kv_heads, capacity, head_dim]`.
-#[derive(Debug)]
-pub(crate) struct LayerCache<B: Backend> {
-    pub spec: CacheSpec,
-    /// None where nothing is held, or where a [`crate::kv_batch::BatchCache`] holds it.
-    keys_values: Option<KeysValues<B::Tensor>>,
-    /// Position of the oldest token held.
-    pub first: usize,
-    /// Tokens held.
-    pub held: usize,
-    /// Room before the oldest token: in a batch only.
-    pub before: usize,
-    pub capacity: usize,
-}
-
-impl<B: Backend> LayerCache<B> {
-    pub fn new(spec: CacheSpec) -> Self {
-        LayerCache {
-            spec,
-            keys_values: None,
-            first: 0,
-            held: 0,
-            before: 0,
-            capacity: 0,
-        }
-    }
-
-    /// Tokens there is room for once `added` are added.
-    fn capacity_with(&self, added: usize) -> usize {
-        let used = self.before + self.held;
-        match used + added <= self.capacity {
-            true => self.capacity,
-            false => self.spec.grown(used, self.capacity, added).1,
-        }
-    }
-
-    /// The keys and values of all tokens held, taken out of here.
-    pub fn take_view(&mut self) -> Result<Option<KeysValues<B::Tensor>>> {
-        match self.keys_values.take() {
-            Some((k, v)) if self.held > 0 => {
-                let held = |t: Kept<B::Tensor>| t.narrow(1, 0, self.held);
-                Ok(Some((held(k)?, held(v)?)))
-            }
-            _ => Ok(None),
-        }
-    }
-
-    /// Makes room for `added` tokens, keeping what they see.
-    pub fn reserve(&mut self, backend: &B, added: usize, format: KvFormat) -> Result<()> {
-        if self.held + added <= self.capacity {
-            return Ok(());
-        }
-        let (keep, capacity) = self.spec.grown(self.held, self.capacity, added);
-        let CacheSpec {
-            kv_heads, head_dim, ..
-        } = self.spec;
-        let start = self.held - keep;
-        let moved = |old: Option<&Kept<B::Tensor>>| {
-            let new = Kept::zeros(backend, &[kv_heads, capacity], head_dim, format)?;
-            match old {
-                Some(old) if keep > 0 => new.write_slice(1, 0, &old.narrow(1, start, keep)?),
-                _ => Ok(new),
-            }
-        };
-        let old = self.keys_values.take();
-        let keys = moved(old.as_ref().map(|(k, _)| k))?;
-        let values = moved(old.as_ref().map(|(_, v)| v))?;
-        self.keys_values = Some((keys, values));
-        self.first += start;
-        self.held = keep;
-        self.capacity = capacity;
-        Ok(())
-    }
-
-    /// Appends tokens; gives the keys and values that they see.
-    pub fn append(
-        &mut self,
-        backend: &B,
-        k: &Kept<B::Tensor>,
-        v: &Kept<B::Tensor>,
-    ) -> Result<KeysValues<B::Tensor>> {
-        let added = k.dim(1)?;
-        self.reserve(backend, added, k.format())?;
-        // The handles are moved out, so that a lazy backend may write in place.
-        let (keys, values) = self.keys_values.take().ok_or_else(lost::<B>)?;
-        let keys = keys.write_slice(1, self.held, k)?;
-        let values = values.write_slice(1, self.held, v)?;
-        let seen = self
-            .spec
-            .first_seen(self.first + self.held)
-            .saturating_sub(self.first);
-        self.held += added;
-        let views = (
-            keys.narrow(1, seen, self.held - seen)?,
-            values.narrow(1, seen, self.held - seen)?,
-        );
-        self.keys_values = Some((keys, values));
-        Ok(views)
-    }
-
-    /// Appends one token and attends: [`Tensor::decode_attention`].
-    fn decode(
-        &mut self,
-        backend: &B,
-        dtype: DType,
-        qkv: &B::Tensor,
-        mut with: Decode<'_, B::Tensor>,
-    ) -> Result<B::Tensor> {
-        self.reserve(backend, 1, KvFormat::Plain(dtype))?;
-        let caches = plain(self.keys_values.take()).ok_or_else(lost::<B>)?;
-        let seen = self.spec.first_seen(self.first + self.held);
-        with.seen = seen.saturating_sub(self.first);
-        with.end = self.held;
-        let (y, caches) = qkv.decode_attention(caches, &with)?;
-        self.held += 1;
-        self.keys_values = Some((Kept::Plain(caches.0), Kept::Plain(caches.1)));
-        Ok(y)
-    }
-
-    /// Gives back room for tokens to come, where that is more than what is copied for it; whether it did.
-    fn shrink(&mut self, backend: &B, format: KvFormat) -> Result<bool> {
-        let Some((keys, values)) = &self.keys_values else {
-            return Ok(false);
-        };
-        let room = self.held.next_multiple_of(REST);
-        if self.capacity <= 2 * room {
-            return Ok(false);
-        }
-        let leading = [self.spec.kv_heads, room];
-        let moved = |old: &Kept<B::Tensor>| {
-            let new = Kept::zeros(backend, &leading, self.spec.head_dim, format)?;
-            match self.held {
-                0 => Ok(new),
-                held => new.write_slice(1, 0, &old.narrow(1, 0, held)?),
-            }
-        };
-        self.keys_values = Some((moved(keys)?, moved(values)?));
-        self.capacity = room;
-        Ok(true)
-    }
-
-    /// Whether everything is here that the token at `len` sees.
-    fn can_go_back_to(&self, len: usize) -> bool {
-        self.first <= self.spec.first_seen(len)
-    }
-}
-
 /// The caches of all layers for one sequence.
 #[derive(Debug)]
 pub struct SequenceCache<B: Backend> {
@@ -291,6 +149,18 @@ impl<B: Backend> SequenceCache<B> {
             index: layer,
             limit: self.layers.len(),
         }
+    }
+
+    /// Makes room in all layers for a step's `added` tokens.
+    ///
+    /// # Errors
+    /// Only what the backend reports.
+    pub(crate) fn reserve(&mut self, backend: &B, added: usize, format: KvFormat) -> Result<()> {
+        if self.layers.iter().all(|l| l.grown(added).is_none()) {
+            return Ok(());
+        }
+        let each = vec![added; self.layers.len()];
+        reserve_each(&mut self.layers, backend, &each, format)
     }
 
     /// Appends keys and values `[kv_heads, tokens, head_dim]` of one layer; gives views of those that
@@ -367,25 +237,33 @@ impl<B: Backend> SequenceCache<B> {
     /// Only what the backend reports.
     pub(crate) fn fork(&self, backend: &B, len: usize, format: KvFormat) -> Result<Self> {
         let len = len.min(self.len);
+        let kept = |layer: &LayerCache<B>| match layer.keys_values {
+            Some(_) => {
+                let held = len.saturating_sub(layer.first);
+                layer.spec.kept().map_or(held, |kept| held.min(kept))
+            }
+            None => 0,
+        };
+        let kept: Vec<usize> = self.layers.iter().map(kept).collect();
         let mut copy = SequenceCache {
-            layers: Vec::with_capacity(self.layers.len()),
+            layers: self
+                .layers
+                .iter()
+                .map(|l| LayerCache::new(l.spec))
+                .collect(),
             len,
         };
-        for layer in &self.layers {
-            let mut new = LayerCache::new(layer.spec);
-            let held = len.saturating_sub(layer.first);
-            if let (Some((k, v)), true) = (&layer.keys_values, held > 0) {
-                let keep = layer.spec.kept().map_or(held, |kept| held.min(kept));
-                let start = held - keep;
+        reserve_each(&mut copy.layers, backend, &kept, format)?;
+        for ((layer, new), keep) in self.layers.iter().zip(&mut copy.layers).zip(kept) {
+            if let (Some((k, v)), true) = (&layer.keys_values, keep > 0) {
+                let start = len - layer.first - keep;
                 new.first = layer.first + start;
-                new.reserve(backend, keep, format)?;
                 new.append(
                     backend,
                     &k.narrow(1, start, keep)?,
                     &v.narrow(1, start, keep)?,
                 )?;
             }
-            copy.layers.push(new);
         }
         Ok(copy)
     }

@@ -24,6 +24,20 @@ pub fn round_trips<B: Backend>(backend: &B, _: &Expect) {
 
             let zeros = backend.zeros(shape, dtype).unwrap();
             assert_same("zeros", &zeros, dtype, &Nd::from_fn(shape, |_| 0.0));
+            let mut each = backend.zeros_each(3, shape, dtype).unwrap();
+            assert_eq!(each.len(), 3);
+            if shape.rank() > 0 {
+                // Each is written by itself, as caches are: one after the other, again and again.
+                for part in [&tensor, &zeros, &tensor] {
+                    let second = each.remove(1);
+                    each.insert(1, second.write_slice(0, 0, part).unwrap());
+                }
+                assert_eq!(each[1].to_bytes().unwrap(), bytes, "zeros_each {what}");
+                each.remove(1);
+            }
+            for one in &each {
+                assert_same("zeros_each", one, dtype, &Nd::from_fn(shape, |_| 0.0));
+            }
         }
     }
     let floats = backend.from_f32s(&[1.5, -2.0], [2]).unwrap();

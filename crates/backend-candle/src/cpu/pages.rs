@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use biplane_backend::{Error, Result};
 
 /// A large page of x86-64, and of ARM with small pages of 4 KiB.
-const LARGE: usize = 2 << 20;
+pub const LARGE_PAGE: usize = 2 << 20;
 /// A region: much longer than most matrices, so that little of it is left over at its end.
 const REGION: usize = 32 << 20;
 
@@ -35,8 +35,8 @@ unsafe impl Sync for Region {}
 impl Region {
     /// At least `len` bytes of zeros, from the start of a large page on.
     fn new(len: usize) -> Option<Region> {
-        let len = len.checked_next_multiple_of(LARGE)?;
-        let mapped = len.checked_add(LARGE)?;
+        let len = len.checked_next_multiple_of(LARGE_PAGE)?;
+        let mapped = len.checked_add(LARGE_PAGE)?;
         // SAFETY: new memory, wherever the system likes.
         let all = unsafe {
             libc::mmap(
@@ -52,14 +52,14 @@ impl Region {
             return None;
         }
         let all = all.cast::<u8>();
-        let before = all.align_offset(LARGE);
+        let before = all.align_offset(LARGE_PAGE);
         let start = NonNull::new(all.wrapping_add(before))?;
         // SAFETY: what is before and behind is part of the mapping, whole pages, and nobody's.
         unsafe {
             if before > 0 {
                 libc::munmap(all.cast(), before);
             }
-            libc::munmap(start.as_ptr().add(len).cast(), LARGE - before);
+            libc::munmap(start.as_ptr().add(len).cast(), LARGE_PAGE - before);
         }
         large_pages(start.as_ptr(), len);
         Some(Region { start, len })
@@ -76,12 +76,22 @@ impl Drop for Region {
 /// Asks for large pages where memory is not in use yet: it works as well without.
 fn large_pages(start: *mut u8, len: usize) {
     #[cfg(target_os = "linux")]
-    // SAFETY: advice on a mapping that is there; no contents change.
+    // SAFETY: advice on memory that is there; no contents change.
     unsafe {
         libc::madvise(start.cast(), len, libc::MADV_HUGEPAGE);
     }
     #[cfg(not(target_os = "linux"))]
     let _ = (start, len);
+}
+
+/// Asks for large pages for zeros that have not been written: those that lie in the slice as a whole.
+pub fn ask_for_large_pages<T>(zeros: &[T]) {
+    let start = zeros.as_ptr().cast::<u8>();
+    let before = start.align_offset(LARGE_PAGE);
+    let len = size_of_val(zeros).saturating_sub(before) / LARGE_PAGE * LARGE_PAGE;
+    if len > 0 {
+        large_pages(start.wrapping_add(before).cast_mut(), len);
+    }
 }
 
 /// Zeros to begin with, in a region that others may share.

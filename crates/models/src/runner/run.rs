@@ -130,7 +130,7 @@ impl<B: Backend> Runner<B> {
             let Some(plan) = plan.spans.get(place) else {
                 continue;
             };
-            let Some(cache) = self.slots[plan.slot.0].take() else {
+            let Some(mut cache) = self.slots[plan.slot.0].take() else {
                 continue;
             };
             let (start, len) = (ids.len(), plan.tokens.len());
@@ -154,6 +154,7 @@ impl<B: Backend> Runner<B> {
             positions.extend((cache.len()..cache.len() + len).map(|p| p as u32));
             ids.extend_from_slice(&plan.tokens);
             if caches.len() >= together {
+                cache.reserve(&self.backend, len, self.info.kv_format)?;
                 spans.push(Span {
                     cache: caches.len(),
                     start,

@@ -9,7 +9,7 @@ use crate::cpu::{Codes, Kept, Strided};
 
 /// Bytes to ask the memory for before they are needed: a decode step's keys and values lie there, and
 /// the processor itself looks no further than a page.
-const AHEAD: usize = 2560;
+const AHEAD: usize = 5120;
 /// Bytes of a cache line.
 const LINE: usize = 64;
 
