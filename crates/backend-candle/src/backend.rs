@@ -117,6 +117,10 @@ impl Backend for CandleBackend {
         .map_err(failed("zeros"))
     }
 
+    fn synchronize(&self) -> Result<()> {
+        self.inner.synchronize().map_err(failed("synchronize"))
+    }
+
     /// On the processor they lie in large pages, small ones in one piece.
     fn zeros_each(
         &self,

@@ -88,11 +88,24 @@ pub(crate) fn zeros_in_large_pages(n: usize, dtype: DType) -> Result<(Tensor, us
 }
 
 fn from_large_page<T: AnyBitPattern + WithDType>(n: usize) -> Result<(Tensor, usize)> {
+    /// Above this glibc takes memory for a buffer from the system, and gives it back, by itself. What it
+    /// has in hand instead has been written before, in small pages. Only what is written takes memory.
+    const BY_ITSELF: usize = 33 << 20;
     let page = cpu::LARGE_PAGE / size_of::<T>();
-    let pages = n.saturating_add(page / 2) / page;
-    let zeros: Vec<T> = memory::zeros(n.max(pages * page).saturating_add(page))?;
-    let start = zeros.as_ptr().align_offset(cpu::LARGE_PAGE).min(page);
-    cpu::ask_for_large_pages(&zeros[start..][..pages * page]);
+    let pages = match cfg!(target_os = "linux") {
+        true => n.saturating_add(page / 2) / page,
+        false => 0,
+    };
+    let (zeros, start): (Vec<T>, _) = match pages {
+        0 => (memory::zeros(n)?, 0),
+        _ => {
+            let needed = n.max(pages * page).saturating_add(page);
+            let zeros: Vec<T> = memory::zeros(needed.max(BY_ITSELF / size_of::<T>()))?;
+            let start = zeros.as_ptr().align_offset(cpu::LARGE_PAGE).min(page);
+            cpu::ask_for_large_pages(&zeros[start..][..pages * page]);
+            (zeros, start)
+        }
+    };
     let len = zeros.len();
     Tensor::from_vec(zeros, len, &Device::Cpu)
         .map(|all| (all, start))
@@ -136,4 +149,44 @@ pub(crate) fn to_bytes(tensor: &Tensor) -> Result<Vec<u8>> {
 
 fn copied<T: NoUninit>(values: Option<&[T]>) -> Option<Vec<u8>> {
     Some(bytemuck::cast_slice(values?).to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use biplane_backend::{Backend, Tensor as _};
+
+    use super::*;
+    use crate::CandleBackend;
+
+    #[test]
+    fn buffers_in_large_pages_are_zeros_of_their_own() {
+        let backend = CandleBackend::new(biplane_backend::Device::Cpu).unwrap();
+        for (dtype, cols) in [
+            (DType::F32, 1),
+            (DType::F16, 3 << 16),
+            (DType::F16, 600_001),
+            (DType::F32, (1 << 20) + 1),
+            (DType::U8, (2 << 20) - 1),
+            (DType::U8, 2 << 20),
+        ] {
+            for n in [0, 1, 3, 9] {
+                let shape = Shape::from([2, cols]);
+                let mut each = backend.zeros_each(n, shape, dtype).unwrap();
+                let ones = vec![1; cols * dtype.size()];
+                let ones = backend.from_bytes(&ones, dtype, [1, cols]).unwrap();
+                for i in (0..n).step_by(2) {
+                    let one = each.remove(i).write_slice(0, i / 2 % 2, &ones).unwrap();
+                    each.insert(i, one);
+                }
+                for (i, one) in each.iter().enumerate() {
+                    assert_eq!((one.shape(), one.dtype()), (shape, dtype));
+                    let bytes = one.to_bytes().unwrap();
+                    for (row, bytes) in bytes.chunks(cols * dtype.size()).enumerate() {
+                        let want = u8::from(i % 2 == 0 && row == i / 2 % 2);
+                        assert!(bytes.iter().all(|&b| b == want), "{dtype} {cols} {n} {i}");
+                    }
+                }
+            }
+        }
+    }
 }

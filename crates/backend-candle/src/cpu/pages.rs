@@ -1,4 +1,4 @@
-//! Memory for what every token reads from end to end: weights.
+//! Memory for what every token reads from end to end: weights, and keys and values.
 //!
 //! A processor looks up where each page lies that it reads from, and in a virtual machine looks up each step
 //! of that too. In the usual pages of 4 KiB that takes so long that a core reads little more than half of
@@ -168,14 +168,12 @@ impl Drop for Lines {
         let bytes = self.len * size_of::<Line>();
         let whole = bytes.saturating_sub(before) / page * page;
         if whole > 0 && Arc::strong_count(&self.region) > 1 {
-            // SAFETY: pages of these lines, which nobody reads any more.
-            unsafe {
-                libc::madvise(
-                    start.as_ptr().add(before).cast(),
-                    whole,
-                    libc::MADV_DONTNEED,
-                )
+            let unused = match cfg!(target_vendor = "apple") {
+                true => libc::MADV_FREE,
+                false => libc::MADV_DONTNEED,
             };
+            // SAFETY: pages of these lines, which nobody reads any more, nor are they given out again.
+            unsafe { libc::madvise(start.as_ptr().add(before).cast(), whole, unused) };
         }
     }
 }

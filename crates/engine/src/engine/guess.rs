@@ -50,6 +50,11 @@ impl Guesser {
         }
     }
 
+    /// The smaller model.
+    pub fn runner(&mut self) -> Option<&mut dyn ModelRunner> {
+        Some(&mut *self.draft.as_mut()?.runner)
+    }
+
     /// Guesses for the sequences that decode.
     pub fn guess(&mut self, running: &[Sequence], context: usize) -> Guesses {
         let decoding: Vec<_> = running.iter().filter(|s| s.decodes(1)).collect();

@@ -187,13 +187,14 @@ fn run(setup: Setup, ready: oneshot::Sender<Result<Engine>>) {
         Ok((runner, guesser, budget))
     });
     drop(spec);
-    let (runner, guesser, budget) = match loaded {
+    let (mut runner, mut guesser, budget) = match loaded {
         Ok(loaded) => loaded,
         Err(error) => {
             let _ = ready.send(Err(error));
             return;
         }
     };
+    settle(&mut *runner, guesser.as_mut());
     // Without a vocabulary the caller has failed and says so itself.
     let Ok(vocabulary) = exit::at_rest(|| vocabulary.blocking_recv()) else {
         return;
@@ -245,6 +246,20 @@ fn guesser(
         }
         None => Guesser::prompt_lookup(speculation.tokens),
     }))
+}
+
+/// Lets what is under way on the devices end: a step that was started ahead for a sequence that has ended,
+/// for one.
+fn settle(runner: &mut dyn ModelRunner, guesser: Option<&mut Guesser>) {
+    let end = |runner: &mut dyn ModelRunner| {
+        if let Err(error) = runner.synchronize() {
+            tracing::debug!("{error}");
+        }
+    };
+    end(runner);
+    if let Some(draft) = guesser.and_then(Guesser::runner) {
+        end(draft);
+    }
 }
 
 /// Turns a panic below into an error, so that one request's fault is not the next one's.

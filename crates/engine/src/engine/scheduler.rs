@@ -162,12 +162,8 @@ impl<'a> Scheduler<'a> {
         self.settle();
     }
 
-    /// Lets what is under way on the device end: a step that was started ahead for a sequence that has
-    /// ended, for one.
     fn settle(&mut self) {
-        if let Err(error) = self.runner.synchronize() {
-            tracing::debug!("{error}");
-        }
+        super::settle(&mut *self.runner, self.guesser.as_mut());
     }
 
     fn is_idle(&self) -> bool {

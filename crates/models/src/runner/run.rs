@@ -297,6 +297,15 @@ fn in_order<B: Backend>(plan: &StepPlan, batch: Option<&BatchCache<B>>) -> Vec<u
     order
 }
 
+impl<B: Backend> Drop for Runner<B> {
+    /// What it has started ends before its thread and, maybe, the process do.
+    fn drop(&mut self) {
+        if let Err(error) = self.backend.synchronize() {
+            tracing::debug!("{error}");
+        }
+    }
+}
+
 impl<B: Backend> ModelRunner for Runner<B> {
     fn info(&self) -> &ModelInfo {
         &self.info

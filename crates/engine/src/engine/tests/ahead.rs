@@ -83,11 +83,22 @@ fn a_device_is_at_rest_when_its_engine_is() {
     let vocabulary = vocabulary();
     let mut bench = bench(&vocabulary, true);
     let (jobs, queue) = std::sync::mpsc::channel();
-    let (job, answer) = bench.job(endless(1, 20));
+    let (job, mut answer) = bench.job(endless(1, 20));
     jobs.send(job).unwrap();
-    // Its reader has left: what was started ahead is nobody's.
-    drop((jobs, answer));
+    let watch = Arc::clone(&bench.watch);
+    let reader = std::thread::spawn(move || {
+        while answer.blocking_recv().is_some() {}
+        let ended = Instant::now();
+        // The engine waits for jobs, which may yet come.
+        while watch.under_way.load(Relaxed) > 0 && ended.elapsed().as_secs() < 10 {
+            std::thread::yield_now();
+        }
+        let under_way = watch.under_way.load(Relaxed);
+        drop(jobs);
+        under_way
+    });
     bench.scheduler.serve(&queue);
-    assert_eq!(bench.watch.under_way.load(Relaxed), 0);
+    assert_eq!(reader.join().unwrap(), 0);
+    assert!(bench.watch.ahead.load(Relaxed) > 0);
     bench.nothing_leaks();
 }
