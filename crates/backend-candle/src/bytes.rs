@@ -74,42 +74,23 @@ fn each<T: AnyBitPattern, U: From<T> + WithDType>(
     Tensor::from_vec(values, shape.as_slice(), device).map_err(failed("from_bytes"))
 }
 
-/// Zeros on the processor, more than asked for: `n` from the given element on lie in large pages where the
-/// system has them, but for a part that fills less than half of one.
+/// Zeros on the processor, of which `n` from the given element on are for use: [`cpu::zeros_in_large_pages`].
 pub(crate) fn zeros_in_large_pages(n: usize, dtype: DType) -> Result<(Tensor, usize)> {
     match dtype {
-        DType::F32 => from_large_page::<f32>(n),
-        DType::F16 => from_large_page::<f16>(n),
-        DType::BF16 => from_large_page::<bf16>(n),
-        DType::U32 => from_large_page::<u32>(n),
-        DType::I32 => from_large_page::<i32>(n),
-        DType::U8 => from_large_page::<u8>(n),
+        DType::F32 => in_large_pages::<f32>(n),
+        DType::F16 => in_large_pages::<f16>(n),
+        DType::BF16 => in_large_pages::<bf16>(n),
+        DType::U32 => in_large_pages::<u32>(n),
+        DType::I32 => in_large_pages::<i32>(n),
+        DType::U8 => in_large_pages::<u8>(n),
     }
 }
 
-fn from_large_page<T: AnyBitPattern + WithDType>(n: usize) -> Result<(Tensor, usize)> {
-    /// Above this glibc takes memory for a buffer from the system, and gives it back, by itself. What it
-    /// has in hand instead has been written before, in small pages. Only what is written takes memory.
-    const BY_ITSELF: usize = 33 << 20;
-    let page = cpu::LARGE_PAGE / size_of::<T>();
-    let pages = match cfg!(target_os = "linux") {
-        true => n.saturating_add(page / 2) / page,
-        false => 0,
-    };
-    let (zeros, start): (Vec<T>, _) = match pages {
-        0 => (memory::zeros(n)?, 0),
-        _ => {
-            let needed = n.max(pages * page).saturating_add(page);
-            let zeros: Vec<T> = memory::zeros(needed.max(BY_ITSELF / size_of::<T>()))?;
-            let start = zeros.as_ptr().align_offset(cpu::LARGE_PAGE).min(page);
-            cpu::ask_for_large_pages(&zeros[start..][..pages * page]);
-            (zeros, start)
-        }
-    };
+fn in_large_pages<T: AnyBitPattern + WithDType>(n: usize) -> Result<(Tensor, usize)> {
+    let (zeros, start) = cpu::zeros_in_large_pages::<T>(n)?;
     let len = zeros.len();
-    Tensor::from_vec(zeros, len, &Device::Cpu)
-        .map(|all| (all, start))
-        .map_err(failed("zeros"))
+    let all = Tensor::from_vec(zeros, len, &Device::Cpu).map_err(failed("zeros"))?;
+    Ok((all, start))
 }
 
 /// Row-major little-endian bytes.

@@ -18,7 +18,7 @@ pub use attention::{AttentionShape, attention};
 pub use elementwise::{argmax, gelu_tanh_mul, silu_mul, softmax};
 pub use matrix::{Arithmetic, Around, CpuMatrices, CpuMatrix};
 pub use norm::{layer_norm, rms_norm};
-pub use pages::{LARGE_PAGE, ask_for_large_pages};
+pub use pages::{LARGE_PAGE, zeros_in_large_pages};
 pub(crate) use quantize::quantize;
 pub use rope::rope;
 

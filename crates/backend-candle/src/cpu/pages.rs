@@ -10,6 +10,9 @@ use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use biplane_backend::{Error, Result};
+use bytemuck::AnyBitPattern;
+
+use crate::memory;
 
 /// A large page of x86-64, and of ARM with small pages of 4 KiB.
 pub const LARGE_PAGE: usize = 2 << 20;
@@ -84,14 +87,28 @@ fn large_pages(start: *mut u8, len: usize) {
     let _ = (start, len);
 }
 
-/// Asks for large pages for zeros that have not been written: those that lie in the slice as a whole.
-pub fn ask_for_large_pages<T>(zeros: &[T]) {
-    let start = zeros.as_ptr().cast::<u8>();
-    let before = start.align_offset(LARGE_PAGE);
-    let len = size_of_val(zeros).saturating_sub(before) / LARGE_PAGE * LARGE_PAGE;
-    if len > 0 {
-        large_pages(start.wrapping_add(before).cast_mut(), len);
+/// Zeros, of which `n` from the given element on are for use. They lie in large pages where the system has
+/// them, but for a part that fills less than half of one. Only what is written takes memory.
+///
+/// # Errors
+/// [`Error::OutOfMemory`].
+pub fn zeros_in_large_pages<T: AnyBitPattern>(n: usize) -> Result<(Vec<T>, usize)> {
+    /// Above this glibc takes a buffer's memory from the system, and gives it back, by itself. What it has
+    /// in hand instead has been written before, in small pages.
+    const BY_ITSELF: usize = 33 << 20;
+    let page = LARGE_PAGE / size_of::<T>().max(1);
+    let pages = match cfg!(target_os = "linux") {
+        true => n.saturating_add(page / 2) / page,
+        false => 0,
+    };
+    if pages == 0 {
+        return Ok((memory::zeros(n)?, 0));
     }
+    let needed = n.max(pages * page).saturating_add(page);
+    let mut zeros: Vec<T> = memory::zeros(needed.max(BY_ITSELF / size_of::<T>()))?;
+    let start = zeros.as_ptr().align_offset(LARGE_PAGE).min(page);
+    large_pages(zeros[start..].as_mut_ptr().cast(), pages * LARGE_PAGE);
+    Ok((zeros, start))
 }
 
 /// Zeros to begin with, in a region that others may share.

@@ -159,7 +159,6 @@ impl<'a> Scheduler<'a> {
                 exit::wait_for_engines();
             }
         }
-        self.settle();
     }
 
     fn settle(&mut self) {

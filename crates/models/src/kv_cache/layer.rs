@@ -64,14 +64,14 @@ impl<B: Backend> LayerCache<B> {
         reserve_each(slice::from_mut(self), backend, &[added], format)
     }
 
-    /// Moves the last `keep` tokens into new buffers of zeros.
+    /// Moves the last `keep` tokens into new buffers of zeros. After an error all is as before.
     fn move_to(
         &mut self,
         (mut keys, mut values): KeysValues<B::Tensor>,
         (keep, capacity): (usize, usize),
     ) -> Result<()> {
         let start = self.held - keep;
-        if let (Some((k, v)), true) = (self.keys_values.take(), keep > 0) {
+        if let (Some((k, v)), true) = (&self.keys_values, keep > 0) {
             keys = keys.write_slice(1, 0, &k.narrow(1, start, keep)?)?;
             values = values.write_slice(1, 0, &v.narrow(1, start, keep)?)?;
         }
@@ -129,23 +129,15 @@ impl<B: Backend> LayerCache<B> {
 
     /// Gives back room for tokens to come, where that is more than what is copied for it; whether it did.
     pub(super) fn shrink(&mut self, backend: &B, format: KvFormat) -> Result<bool> {
-        let Some((keys, values)) = &self.keys_values else {
-            return Ok(false);
-        };
         let room = self.held.next_multiple_of(REST);
-        if self.capacity <= 2 * room {
+        if self.keys_values.is_none() || self.capacity <= 2 * room {
             return Ok(false);
         }
-        let leading = [self.spec.kv_heads, room];
-        let moved = |old: &Kept<B::Tensor>| {
-            let new = Kept::zeros(backend, &leading, self.spec.head_dim, format)?;
-            match self.held {
-                0 => Ok(new),
-                held => new.write_slice(1, 0, &old.narrow(1, 0, held)?),
-            }
-        };
-        self.keys_values = Some((moved(keys)?, moved(values)?));
-        self.capacity = room;
+        let CacheSpec {
+            kv_heads, head_dim, ..
+        } = self.spec;
+        let zeros = || Kept::zeros(backend, &[kv_heads, room], head_dim, format);
+        self.move_to((zeros()?, zeros()?), (self.held, room))?;
         Ok(true)
     }
 
