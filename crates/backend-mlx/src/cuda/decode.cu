@@ -1,6 +1,7 @@
 // One token of each of some sequences: RMSNorm of its query and key heads, rotation, its key and value
 // written to the caches, and attention to all keys that it sees. A block takes the query heads of one
-// key head of one row, and a part of the keys; the last of a row's blocks joins their results.
+// key head of one row, and a part of the keys. The parts are joined through the memory that a cluster of
+// blocks shares; where CLUSTER is not defined, by the last of a row's blocks.
 //
 // qkv [rows, (heads + 2 · kv_heads) · D]; k and v [.., rows, kv_heads, capacity, D], written at `end`;
 // cos and sin [rows, freqs]; mask [rows, end + 1 - seen], added to the scores; at = {seen, end};
@@ -10,9 +11,11 @@
 // SCALE, MASKED, INTERLEAVED, FREQS. Grid: parts, KV, rows.
 constexpr int WARPS = 4;
 // A lane's elements of a head; LANES of a warp share a key.
-constexpr int EACH = 16;
+constexpr int EACH = G > 4 ? 8 : 16;
 constexpr int LANES = D / EACH;
 constexpr int KEYS = 32 / LANES;
+// Keys whose elements a lane asks for at once.
+constexpr int AT_ONCE = 2;
 constexpr float HIDDEN = -3.0e38f;
 
 const int lane = threadIdx.x % 32;
@@ -33,6 +36,33 @@ T* values = const_cast<T*>(v) + kv_head * v_strides[RANK - 3] + (RANK == 4 ? row
 const int64_t key_step = k_strides[RANK - 2];
 const int64_t value_step = v_strides[RANK - 2];
 const T* mine = qkv + static_cast<size_t>(row) * (G + 2) * KV * D;
+const int column = lane % LANES * EACH;
+
+// Keys before the new one, a run for each part.
+const int old = end - seen;
+const int run = (old + parts - 1) / parts;
+const int begin = min(part * run, old);
+const int stop = min(begin + run, old);
+
+Eight key_parts[AT_ONCE][EACH / 8];
+Eight value_parts[AT_ONCE][EACH / 8];
+auto fetch = [&](int first) {
+#pragma unroll
+  for (int u = 0; u < AT_ONCE; ++u) {
+    const int key = first + (u * WARPS + warp) * KEYS + lane / LANES;
+    // Any key that exists stands in for one that does not.
+    const int place = seen + max(min(key, stop - 1), 0);
+    const Eight* from = reinterpret_cast<const Eight*>(keys + place * key_step + column);
+    const Eight* also = reinterpret_cast<const Eight*>(values + place * value_step + column);
+#pragma unroll
+    for (int i = 0; i < EACH / 8; ++i) {
+      key_parts[u][i] = from[i];
+      value_parts[u][i] = also[i];
+    }
+  }
+};
+// They are under way while the heads are made ready.
+fetch(begin);
 
 // The heads, normed and turned: queries times the scale (in base 2), then the key.
 __shared__ float heads[G + 1][D];
@@ -61,6 +91,7 @@ for (int head = warp; head <= G; head += WARPS) {
     }
     return one;
   };
+#pragma unroll
   for (int i = lane; i < D; i += 32) {
     float one = value(i);
     if (i < 2 * FREQS) {
@@ -87,88 +118,135 @@ if (part == 0) {
 }
 __syncthreads();
 
-const int column = lane % LANES * EACH;
 float query[G][EACH];
-float sum[G][EACH] = {};
+float sum[G][EACH];
 float top[G];
-float total[G] = {};
+float total[G];
 #pragma unroll
 for (int g = 0; g < G; ++g) {
   top[g] = HIDDEN;
+  total[g] = 0;
 #pragma unroll
-  for (int i = 0; i < EACH; ++i) {
-    query[g][i] = heads[g][column + i];
+  for (int i = 0; i < EACH; i += 4) {
+    const float4 four = *reinterpret_cast<const float4*>(&heads[g][column + i]);
+    query[g][i] = four.x;
+    query[g][i + 1] = four.y;
+    query[g][i + 2] = four.z;
+    query[g][i + 3] = four.w;
+    sum[g][i] = sum[g][i + 1] = sum[g][i + 2] = sum[g][i + 3] = 0;
   }
 }
-
-// Keys before the new one, a run for each part; the new one belongs to the first part.
-const int old = end - seen;
-const int run = (old + parts - 1) / parts;
-const int begin = min(part * run, old);
-const int stop = min(begin + run, old);
-const int mine_too = part == 0 ? 1 : 0;
-for (int first = begin - mine_too + warp * KEYS; first < stop; first += WARPS * KEYS) {
-  const int key = first + lane / LANES;
-  const bool is_new = key < begin;
-  bool visible = key < stop;
-  // Any key that exists stands in for one that does not.
-  const int place = seen + max(min(key, stop - 1), 0);
-  float element[EACH];
-  float other[EACH];
-  if (is_new) {
-#pragma unroll
-    for (int i = 0; i < EACH; ++i) {
-      element[i] = heads[G][column + i];
-      other[i] = static_cast<float>(new_value[column + i]);
-    }
-  } else {
-    const Eight* from = reinterpret_cast<const Eight*>(keys + place * key_step + column);
-    const Eight* also = reinterpret_cast<const Eight*>(values + place * value_step + column);
-#pragma unroll
-    for (int i = 0; i < EACH / 8; ++i) {
-      const Eight a = from[i];
-      const Eight b = also[i];
-#pragma unroll
-      for (int j = 0; j < 8; ++j) {
-        element[8 * i + j] = static_cast<float>(a.element[j]);
-        other[8 * i + j] = static_cast<float>(b.element[j]);
-      }
-    }
-  }
+// The new key is the first part's.
+if (part == 0 && warp == 0) {
   float hidden = 0;
   if constexpr (MASKED) {
-    const int64_t where = is_new ? old : place - seen;
-    hidden = static_cast<float>(mask[row * mask_strides[0] + where * mask_strides[1]]);
-    visible = visible && hidden > HIDDEN;
-    hidden *= 1.44269504f;
+    hidden = static_cast<float>(mask[row * mask_strides[0] + old * mask_strides[1]]);
   }
+  const bool is_mine = lane < LANES && hidden > HIDDEN;
 #pragma unroll
   for (int g = 0; g < G; ++g) {
     float score = 0;
 #pragma unroll
     for (int i = 0; i < EACH; ++i) {
-      score += query[g][i] * element[i];
+      score += query[g][i] * heads[G][column + i];
     }
 #pragma unroll
     for (int step = LANES / 2; step > 0; step /= 2) {
       score += __shfl_xor_sync(0xffffffffu, score, step);
     }
-    if (visible) {
-      score += MASKED ? hidden : 0.0f;
-      const float higher = max(top[g], score);
-      const float factor = exp2f(top[g] - higher);
-      const float weight = exp2f(score - higher);
-      top[g] = higher;
-      total[g] = total[g] * factor + weight;
+    if (is_mine) {
+      top[g] = score + hidden * 1.44269504f;
+      total[g] = 1;
 #pragma unroll
       for (int i = 0; i < EACH; ++i) {
-        sum[g][i] = sum[g][i] * factor + weight * other[i];
+        sum[g][i] = static_cast<float>(new_value[column + i]);
       }
     }
   }
 }
 
-// The lanes of a warp, then its block's warps.
+for (int first = begin; first < stop; first += WARPS * KEYS * AT_ONCE) {
+  if (first != begin) {
+    fetch(first);
+  }
+  float score[AT_ONCE][G];
+#pragma unroll
+  for (int u = 0; u < AT_ONCE; ++u) {
+    float element[EACH];
+#pragma unroll
+    for (int i = 0; i < EACH; ++i) {
+      element[i] = static_cast<float>(key_parts[u][i / 8].element[i % 8]);
+    }
+#pragma unroll
+    for (int g = 0; g < G; ++g) {
+      score[u][g] = 0;
+#pragma unroll
+      for (int i = 0; i < EACH; ++i) {
+        score[u][g] += query[g][i] * element[i];
+      }
+    }
+  }
+#pragma unroll
+  for (int step = LANES / 2; step > 0; step /= 2) {
+#pragma unroll
+    for (int u = 0; u < AT_ONCE; ++u) {
+#pragma unroll
+      for (int g = 0; g < G; ++g) {
+        score[u][g] += __shfl_xor_sync(0xffffffffu, score[u][g], step);
+      }
+    }
+  }
+  float higher[G];
+#pragma unroll
+  for (int g = 0; g < G; ++g) {
+    higher[g] = top[g];
+  }
+#pragma unroll
+  for (int u = 0; u < AT_ONCE; ++u) {
+    const int key = first + (u * WARPS + warp) * KEYS + lane / LANES;
+    bool visible = key < stop;
+    float hidden = 0;
+    if constexpr (MASKED) {
+      const int64_t where = max(min(key, stop - 1), 0);
+      hidden = static_cast<float>(mask[row * mask_strides[0] + where * mask_strides[1]]);
+      visible = visible && hidden > HIDDEN;
+      hidden *= 1.44269504f;
+    }
+#pragma unroll
+    for (int g = 0; g < G; ++g) {
+      score[u][g] = visible ? score[u][g] + (MASKED ? hidden : 0.0f) : HIDDEN;
+      higher[g] = max(higher[g], score[u][g]);
+    }
+  }
+#pragma unroll
+  for (int g = 0; g < G; ++g) {
+    const float factor = exp2f(top[g] - higher[g]);
+    top[g] = higher[g];
+    total[g] *= factor;
+#pragma unroll
+    for (int i = 0; i < EACH; ++i) {
+      sum[g][i] *= factor;
+    }
+  }
+#pragma unroll
+  for (int u = 0; u < AT_ONCE; ++u) {
+    float element[EACH];
+#pragma unroll
+    for (int i = 0; i < EACH; ++i) {
+      element[i] = static_cast<float>(value_parts[u][i / 8].element[i % 8]);
+    }
+#pragma unroll
+    for (int g = 0; g < G; ++g) {
+      const float weight = score[u][g] > -2.9e38f ? exp2f(score[u][g] - top[g]) : 0.0f;
+      total[g] += weight;
+#pragma unroll
+      for (int i = 0; i < EACH; ++i) {
+        sum[g][i] += weight * element[i];
+      }
+    }
+  }
+}
+
 __shared__ float tops[WARPS][G];
 __shared__ float totals[WARPS][G];
 __shared__ float sums_of[WARPS][G][D];
@@ -195,8 +273,9 @@ for (int g = 0; g < G; ++g) {
   }
   if (lane < LANES) {
 #pragma unroll
-    for (int i = 0; i < EACH; ++i) {
-      sums_of[warp][g][column + i] = sum[g][i];
+    for (int i = 0; i < EACH; i += 4) {
+      *reinterpret_cast<float4*>(&sums_of[warp][g][column + i]) =
+          make_float4(sum[g][i], sum[g][i + 1], sum[g][i + 2], sum[g][i + 3]);
     }
   }
   if (lane == 0) {
@@ -207,32 +286,87 @@ for (int g = 0; g < G; ++g) {
 __syncthreads();
 
 const size_t group = static_cast<size_t>(row) * KV + kv_head;
-// Of each part: G · D sums, G highest scores, G totals.
-float* results = sums + group * parts * G * (D + 2);
-for (int i = threadIdx.x; i < G * D; i += WARPS * 32) {
+// The warps' results as one: an element's sum, the highest score of its head, and the sum of weights.
+struct Joined {
+  float one;
+  float highest;
+  float weights;
+};
+auto joined = [&](int i) {
   const int g = i / D;
-  float highest = HIDDEN;
+  Joined all = {0, HIDDEN, 0};
 #pragma unroll
   for (int other = 0; other < WARPS; ++other) {
-    highest = max(highest, tops[other][g]);
+    all.highest = max(all.highest, tops[other][g]);
+  }
+#pragma unroll
+  for (int other = 0; other < WARPS; ++other) {
+    const float factor = exp2f(tops[other][g] - all.highest);
+    all.one += sums_of[other][g][i % D] * factor;
+    all.weights += totals[other][g] * factor;
+  }
+  return all;
+};
+#ifdef CLUSTER
+__shared__ float shared_sums[G * D];
+__shared__ float shared_stats[2 * G];
+for (int i = threadIdx.x; i < G * D; i += WARPS * 32) {
+  const Joined all = joined(i);
+  shared_sums[i] = all.one;
+  if (i % D == 0) {
+    shared_stats[2 * (i / D)] = all.highest;
+    shared_stats[2 * (i / D) + 1] = all.weights;
+  }
+}
+// All blocks have written, and are there until all have read.
+auto meet = [] { asm volatile("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory"); };
+meet();
+auto there = [](const float* here, int block) {
+  const uint32_t local = static_cast<uint32_t>(__cvta_generic_to_shared(here));
+  uint32_t remote;
+  float one;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(local), "r"(block));
+  asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(one) : "r"(remote) : "memory");
+  return one;
+};
+for (int i = part * WARPS * 32 + threadIdx.x; i < G * D; i += CLUSTER * WARPS * 32) {
+  const int g = i / D;
+  float ones[CLUSTER];
+  float tops_of[CLUSTER];
+  float totals_of[CLUSTER];
+  float highest = HIDDEN;
+#pragma unroll
+  for (int other = 0; other < CLUSTER; ++other) {
+    ones[other] = there(&shared_sums[i], other);
+    tops_of[other] = there(&shared_stats[2 * g], other);
+    totals_of[other] = there(&shared_stats[2 * g + 1], other);
+    highest = max(highest, tops_of[other]);
   }
   float one = 0;
   float weights = 0;
 #pragma unroll
-  for (int other = 0; other < WARPS; ++other) {
-    const float factor = exp2f(tops[other][g] - highest);
-    one += sums_of[other][g][i % D] * factor;
-    weights += totals[other][g] * factor;
+  for (int other = 0; other < CLUSTER; ++other) {
+    const float factor = exp2f(tops_of[other] - highest);
+    one += ones[other] * factor;
+    weights += totals_of[other] * factor;
   }
+  out[group * G * D + i] = static_cast<T>(one / weights);
+}
+meet();
+#else
+// Of each part: G · D sums, G highest scores, G totals.
+float* results = sums + group * parts * G * (D + 2);
+for (int i = threadIdx.x; i < G * D; i += WARPS * 32) {
+  const Joined all = joined(i);
   if (parts == 1) {
-    out[group * G * D + i] = static_cast<T>(one / weights);
-  } else {
-    float* to = results + part * G * (D + 2);
-    to[i] = one;
-    if (i % D == 0) {
-      to[G * D + g] = highest;
-      to[G * D + G + g] = weights;
-    }
+    out[group * G * D + i] = static_cast<T>(all.one / all.weights);
+    continue;
+  }
+  float* to = results + part * G * (D + 2);
+  to[i] = all.one;
+  if (i % D == 0) {
+    to[G * D + i / D] = all.highest;
+    to[G * D + G + i / D] = all.weights;
   }
 }
 if (parts == 1) {
@@ -270,3 +404,4 @@ for (int i = threadIdx.x; i < G * D; i += WARPS * 32) {
   }
   out[group * G * D + i] = static_cast<T>(one / weights);
 }
+#endif

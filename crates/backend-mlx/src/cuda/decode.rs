@@ -1,15 +1,22 @@
 //! A token's attention, from its projections on, as one kernel.
 
+use std::collections::hash_map::Entry;
+
 use biplane_backend::defaults::DecodeDims;
 use biplane_backend::{DType, Decode, Device, Tensor};
 use mlx_rs::{Array, Dtype};
 
 use super::kernel::{Config, Kernel, Source};
-use super::{Launch, MOST_BLOCKS, Result, is_half, name, with};
+use super::{Kernels, Launch, MOST_BLOCKS, Result, is_half, name, with};
 use crate::MlxTensor;
 
 /// Blocks that keep a GPU busy; more only have to be joined.
 const BLOCKS: usize = 264;
+
+/// Blocks that join their parts in the memory they share, which is faster than by way of the GPU's, and keys up to
+/// which they are enough.
+const CLUSTER: usize = 8;
+const KEYS_OF_CLUSTER: usize = 4096;
 
 /// Places that are remembered: as many as models have kinds of layers.
 const KINDS: usize = 4;
@@ -30,6 +37,8 @@ pub(super) struct Key {
     scale: u32,
     masked: bool,
     parts: usize,
+    /// Whether the parts are joined by the blocks of a cluster.
+    cluster: bool,
 }
 
 /// `[rows, heads · d]`, and the caches written in place; none where the kernel does not do these.
@@ -78,6 +87,7 @@ pub(crate) fn decode_attention(
         scale: step.scale.to_bits(),
         masked: step.mask.is_some(),
         parts: (step.end - step.seen).div_ceil(run).clamp(1, most),
+        cluster: false,
     };
     Some(apply(
         &key,
@@ -94,41 +104,72 @@ fn apply(
     step: &Decode<'_, MlxTensor>,
 ) -> Result<Array> {
     let place = [step.seen, step.end];
-    let [seen, end] = place.map(|at| i32::try_from(at).unwrap_or(i32::MAX));
+    let joined = Key {
+        parts: CLUSTER,
+        cluster: true,
+        ..*key
+    };
+    let clusters =
+        key.rows * key.kv_heads * CLUSTER <= BLOCKS && step.end - step.seen <= KEYS_OF_CLUSTER;
     with(|kernels| {
-        let needed = key.rows * key.kv_heads;
-        let counts = match &kernels.counts {
+        let at = kernels.place(place);
+        let (cos, sin) = (step.rope.cos.array(), step.rope.sin.array());
+        let mut inputs = vec![qkv, keys, values, cos, sin, &at];
+        let norms = step.norms.map(|(norms, _)| norms);
+        inputs.extend(norms.iter().flatten().map(|norm| norm.array()));
+        inputs.extend(step.mask.map(MlxTensor::array));
+        if clusters {
+            if !kernels.decodes.contains_key(&joined) {
+                // It stands in until the other is compiled, and has its turn with more keys.
+                kernels.decode(key)?;
+            }
+            let launch = kernels.decode(&joined)?;
+            if launch.kernel.is_there() {
+                let [out] = launch.kernel.apply(&launch.config, &inputs)?;
+                return Ok(out);
+            }
+        }
+        let counts = kernels.zeros(key.rows * key.kv_heads);
+        inputs.push(&counts);
+        let launch = kernels.decode(key)?;
+        let [out, _] = launch.kernel.apply(&launch.config, &inputs)?;
+        Ok(out)
+    })
+}
+
+impl Kernels {
+    fn decode(&mut self, key: &Key) -> Result<&Launch> {
+        Ok(match self.decodes.entry(*key) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => place.insert(key.launch()?),
+        })
+    }
+
+    /// A zero for each of so many groups of blocks.
+    fn zeros(&mut self, needed: usize) -> Array {
+        match &self.counts {
             Some((n, counts)) if *n >= needed => counts.clone(),
             _ => {
                 let n = needed.next_power_of_two().max(64);
                 let zeros = i32::try_from(n).unwrap_or(i32::MAX);
                 let counts = Array::from_slice(&vec![0u32; n], &[zeros]);
-                kernels.counts.insert((n, counts)).1.clone()
+                self.counts.insert((n, counts)).1.clone()
             }
-        };
-        let at = match kernels.places.iter().find(|(known, _)| *known == place) {
-            Some((_, at)) => at.clone(),
-            None => {
-                if kernels.places.len() >= KINDS {
-                    kernels.places.remove(0);
-                }
-                let at = Array::from_slice(&[seen, end], &[2]);
-                kernels.places.push((place, at.clone()));
-                at
-            }
-        };
-        let launch = match kernels.decodes.get(key) {
-            Some(launch) => launch,
-            None => kernels.decodes.entry(*key).or_insert(key.launch()?),
-        };
-        let (cos, sin) = (step.rope.cos.array(), step.rope.sin.array());
-        let mut inputs = vec![qkv, keys, values, cos, sin, &at, &counts];
-        let norms = step.norms.map(|(norms, _)| norms);
-        inputs.extend(norms.iter().flatten().map(|norm| norm.array()));
-        inputs.extend(step.mask.map(MlxTensor::array));
-        let [out, _] = launch.kernel.apply(&launch.config, &inputs)?;
-        Ok(out)
-    })
+        }
+    }
+
+    /// Where a step's keys begin and end, on the device.
+    fn place(&mut self, place: [usize; 2]) -> Array {
+        if let Some((_, at)) = self.places.iter().find(|(known, _)| *known == place) {
+            return at.clone();
+        }
+        if self.places.len() >= KINDS {
+            self.places.remove(0);
+        }
+        let at = Array::from_slice(&place.map(|at| i32::try_from(at).unwrap_or(i32::MAX)), &[2]);
+        self.places.push((place, at.clone()));
+        at
+    }
 }
 
 impl Key {
@@ -142,15 +183,18 @@ impl Key {
             ..
         } = *self;
         let threads = 128;
+        let config = Config::new([parts * threads, kv_heads, rows], [threads, 1, 1])?
+            .output(&[rows, heads * d], self.dtype)?;
         let scratch = match parts {
             1 => 1,
             _ => rows * heads * parts * (d + 2),
         };
         Ok(Launch {
             kernel: Kernel::new(self.source())?,
-            config: Config::new([parts * threads, kv_heads, rows], [threads, 1, 1])?
-                .output(&[rows, heads * d], self.dtype)?
-                .output(&[scratch], Dtype::Float32)?,
+            config: match self.cluster {
+                true => config,
+                false => config.output(&[scratch], Dtype::Float32)?,
+            },
         })
     }
 
@@ -186,7 +230,6 @@ impl Key {
             (c"cos", "float"),
             (c"sin", "float"),
             (c"at", "int32_t"),
-            (c"counts", "uint32_t"),
         ];
         match norm {
             true => inputs.extend([(c"q_norm", nw), (c"k_norm", nw)]),
@@ -196,11 +239,20 @@ impl Key {
             true => inputs.push((c"mask", t)),
             false => constants += "const T* mask = nullptr; const int64_t mask_strides[2] = {};\n",
         }
+        let mut outputs = vec![(c"out", t)];
+        match self.cluster {
+            true => constants += &format!("#define CLUSTER {CLUSTER}\n"),
+            false => {
+                inputs.push((c"counts", "uint32_t"));
+                outputs.push((c"sums", "float"));
+            }
+        }
         Source {
             what: "decode",
             inputs,
-            outputs: vec![(c"out", t), (c"sums", "float")],
+            outputs,
             body: constants + include_str!("decode.cu"),
+            cluster: self.cluster.then_some(CLUSTER),
             contiguous: false,
         }
     }
@@ -226,9 +278,16 @@ mod tests {
                 norm: [None, Some((Dtype::Float32, 0)), Some((Dtype::Bfloat16, 0))][i],
                 scale: 0.125f32.to_bits(),
                 masked: i % 2 == 1,
-                parts: 1,
+                parts: CLUSTER,
+                cluster: i != 1,
             };
-            assert!(compiles(&key.source().function("decode")));
+            let general = Key {
+                cluster: false,
+                ..key
+            };
+            for key in [key, general] {
+                assert!(compiles(&key.source().function("decode")));
+            }
         }
     }
 }

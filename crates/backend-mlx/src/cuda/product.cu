@@ -1,26 +1,17 @@
-// y = x · Wᵀ for one row x and a matrix of N rows, with what comes before and after it. W is in MLX's
-// affine groups of 4-bit codes, or dense. A warp takes R rows; a lane takes CODES elements of each at a
-// time, so that many loads are under way at once. Sums are in float.
+// y = x · Wᵀ for one row x and a dense matrix [N, K], with what comes before and after it. TEAM warps take R
+// rows, and share their columns, of which a lane takes eight at a time. Sums are in float.
 //
-// Constants: T (of x, scales, biases and y), BITS (4, or 16 for dense), GROUP, R, CODES,
+// Constants: T (of x, W and y), K, N, R, TEAM, WARPS.
 // NORM: x is RMS-normed, with weights of type NW and EPS; 1 / rms is a factor of the whole row, applied last.
 // GATE: the first half of the rows are gates: 1 SiLU, 2 GELU. BIAS and ADD: vectors that are added.
 constexpr int OUT = GATE != 0 ? R / 2 : R;
-const int N = w_shape[0];
-const int OUTS = GATE != 0 ? N / 2 : N;
-const int K = BITS == 4 ? w_shape[1] * 8 : w_shape[1];
-const int CHUNKS = K / CODES;
-constexpr int WORDS = BITS == 4 ? CODES / 8 : CODES / 2;
+constexpr int OUTS = GATE != 0 ? N / 2 : N;
 
 const int lane = threadIdx.x % 32;
-const int first = (blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32) * OUT;
-if (first >= OUTS) {
-  return;
-}
+const int warp = threadIdx.x / 32;
+const int mate = warp % TEAM;
+const int first = (blockIdx.x * (WARPS / TEAM) + warp / TEAM) * OUT;
 
-struct alignas(WORDS * 4) Packed {
-  uint32_t word[WORDS];
-};
 struct alignas(16) Eight {
   T element[8];
 };
@@ -29,46 +20,35 @@ struct alignas(16) Weights {
 };
 constexpr int WEIGHTS = 16 / sizeof(NW);
 
-const Packed* packed_rows = reinterpret_cast<const Packed*>(w);
-size_t row[R];
+const Eight* row[R];
 #pragma unroll
 for (int r = 0; r < R; ++r) {
-  // The last warp's surplus rows compute the last row again.
-  row[r] = min(first + r % OUT, OUTS - 1) + (r >= OUT ? OUTS : 0);
+  // The last team's surplus rows compute the last row again.
+  const size_t at = min(first + r % OUT, OUTS - 1) + (r >= OUT ? OUTS : 0);
+  row[r] = reinterpret_cast<const Eight*>(w + at * K);
 }
 float sums[R] = {};
 float squares = 0;
 
 #pragma unroll 2
-for (int chunk = lane; chunk < CHUNKS; chunk += 32) {
-  Packed packed[R];
-  float scale[R];
-  float bias_of_group[R];
+for (int chunk = mate * 32 + lane; chunk < K / 8; chunk += TEAM * 32) {
+  Eight weights[R];
 #pragma unroll
   for (int r = 0; r < R; ++r) {
-    packed[r] = packed_rows[row[r] * CHUNKS + chunk];
-    if constexpr (BITS == 4) {
-      const size_t group = row[r] * (K / GROUP) + chunk * CODES / GROUP;
-      scale[r] = static_cast<float>(scales[group]);
-      bias_of_group[r] = static_cast<float>(biases[group]);
-    }
+    // Read once: it is not to drive out what is read again.
+    const uint4 bits = __ldcs(reinterpret_cast<const uint4*>(row[r] + chunk));
+    weights[r] = *reinterpret_cast<const Eight*>(&bits);
   }
-
-  float values[CODES];
-  const Eight* at = reinterpret_cast<const Eight*>(x + chunk * CODES);
+  float values[8];
+  const Eight eight = *reinterpret_cast<const Eight*>(x + chunk * 8);
 #pragma unroll
-  for (int i = 0; i < CODES / 8; ++i) {
-    const Eight eight = at[i];
-#pragma unroll
-    for (int j = 0; j < 8; ++j) {
-      values[8 * i + j] = static_cast<float>(eight.element[j]);
-    }
+  for (int j = 0; j < 8; ++j) {
+    values[j] = static_cast<float>(eight.element[j]);
   }
   if constexpr (NORM) {
-    const Weights* factors = reinterpret_cast<const Weights*>(norm + chunk * CODES);
 #pragma unroll
-    for (int i = 0; i < CODES / WEIGHTS; ++i) {
-      const Weights some = factors[i];
+    for (int i = 0; i < 8 / WEIGHTS; ++i) {
+      const Weights some = *reinterpret_cast<const Weights*>(norm + chunk * 8 + WEIGHTS * i);
 #pragma unroll
       for (int j = 0; j < WEIGHTS; ++j) {
         float& value = values[WEIGHTS * i + j];
@@ -77,36 +57,11 @@ for (int chunk = lane; chunk < CHUNKS; chunk += 32) {
       }
     }
   }
-
-  if constexpr (BITS == 4) {
-    float total = 0;
 #pragma unroll
-    for (int i = 0; i < CODES; ++i) {
-      total += values[i];
-    }
+  for (int r = 0; r < R; ++r) {
 #pragma unroll
-    for (int r = 0; r < R; ++r) {
-      float dot = 0;
-#pragma unroll
-      for (int i = 0; i < WORDS; ++i) {
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          // Codes j and j + 4 as two bfloat16 numbers 128 + code.
-          const uint32_t two = ((packed[r].word[i] >> (4 * j)) & 0x000f000fu) | 0x43004300u;
-          dot += __uint_as_float(two << 16) * values[8 * i + j];
-          dot += __uint_as_float(two & 0xffff0000u) * values[8 * i + j + 4];
-        }
-      }
-      sums[r] += scale[r] * (dot - 128.0f * total) + bias_of_group[r] * total;
-    }
-  } else {
-#pragma unroll
-    for (int r = 0; r < R; ++r) {
-      const T* elements = reinterpret_cast<const T*>(&packed[r]);
-#pragma unroll
-      for (int i = 0; i < CODES; ++i) {
-        sums[r] += static_cast<float>(elements[i]) * values[i];
-      }
+    for (int j = 0; j < 8; ++j) {
+      sums[r] += static_cast<float>(weights[r].element[j]) * values[j];
     }
   }
 }
@@ -121,7 +76,28 @@ for (int step = 16; step > 0; step /= 2) {
     squares += __shfl_xor_sync(0xffffffffu, squares, step);
   }
 }
-if (lane != 0) {
+if constexpr (TEAM > 1) {
+  __shared__ float all[WARPS][R + 1];
+  if (lane == 0) {
+#pragma unroll
+    for (int r = 0; r < R; ++r) {
+      all[warp][r] = sums[r];
+    }
+    all[warp][R] = squares;
+  }
+  __syncthreads();
+  if (mate == 0) {
+#pragma unroll
+    for (int other = 1; other < TEAM; ++other) {
+#pragma unroll
+      for (int r = 0; r < R; ++r) {
+        sums[r] += all[warp + other][r];
+      }
+      squares += all[warp + other][R];
+    }
+  }
+}
+if (mate != 0 || lane != 0) {
   return;
 }
 const float factor = NORM ? rsqrtf(squares / K + EPS) : 1.0f;

@@ -119,6 +119,16 @@ impl Key {
         self.rows / self.half()
     }
 
+    /// Columns that a block of codes.cu holds at a time, in rounds of `round`: as many as fit into the shared memory that
+    /// every kernel may have, with their groups' scales.
+    fn segment(&self, group: usize, tiles: usize, round: usize) -> usize {
+        const SHARED: usize = 40 << 10;
+        let elements = if self.norm.is_some() { 4 } else { 2 };
+        let bytes = round * elements + 16 * tiles * 4 * (round / group);
+        let rounds = self.cols.div_ceil(round);
+        round * (SHARED / bytes).clamp(1, rounds)
+    }
+
     /// The kernel, and its blocks and their threads.
     fn source(&self) -> (Source, usize, usize) {
         let (half, outputs) = (self.half(), self.outputs());
@@ -158,47 +168,62 @@ impl Key {
                 }
             }
         }
-        let (body, blocks, warps) = if self.tokens == 1 {
-            // Elements a lane takes at a time, and rows a warp.
-            let (codes, each) = match (self.group, self.cols) {
-                (None, _) => (8, 2 * half),
-                (Some(_), 4096..) => (32, 4),
-                (Some(_), 2048..) => (32, 2 * half),
-                (Some(_), _) => (8, 4),
-            };
-            let warps = 4;
-            constants += &format!(
-                "constexpr int BITS = {bits}; constexpr int R = {each}; constexpr int CODES = {codes};\n"
-            );
-            let blocks = outputs.div_ceil(each / half * warps);
-            (include_str!("product.cu"), blocks, warps)
-        } else {
-            let eights = self.tokens.div_ceil(8).next_power_of_two();
-            let tiles = if half == 2 || outputs >= 16_384 { 2 } else { 1 };
-            // As many warps as share the columns most evenly.
-            let chunks = self.cols.div_ceil(128);
-            let idle = |warps: &usize| (chunks.div_ceil(*warps) * warps - chunks, 8 - warps);
-            let warps = (3..=8).min_by_key(idle).unwrap_or(8);
-            let (t2, bf16) = match self.dtype {
-                Dtype::Bfloat16 => ("__nv_bfloat162", true),
-                _ => ("__half2", false),
-            };
-            constants += &format!(
-                "using T2 = {t2}; constexpr bool IS_BF16 = {bf16}; constexpr int TILES = {tiles}; \
-                 constexpr int TOKENS = {eights}; constexpr int WARPS = {warps};\n"
-            );
-            let blocks = outputs.div_ceil(16 * tiles / half);
-            (include_str!("products.cu"), blocks, warps)
+        let Key { rows, cols, .. } = *self;
+        constants += &format!("constexpr int N = {rows}; constexpr int K = {cols};\n");
+        let (t2, is_bf16) = match self.dtype {
+            Dtype::Bfloat16 => ("__nv_bfloat162", true),
+            _ => ("__half2", false),
+        };
+        constants += &format!("using T2 = {t2}; constexpr bool IS_BF16 = {is_bf16};\n");
+        let tiles = if half == 2 || outputs >= 16_384 { 2 } else { 1 };
+        let chunks = cols.div_ceil(128);
+        // Of so many warps, as many as share the columns most evenly.
+        let sharing = |least: usize, most: usize| {
+            let idle = |warps: &usize| (chunks.div_ceil(*warps) * warps - chunks, most - warps);
+            (least..=most).min_by_key(idle).unwrap_or(most)
+        };
+        let (what, body, blocks, warps) = match (self.group, self.tokens) {
+            (None, _) => {
+                let (each, warps, team) = match cols {
+                    4096.. => (half, 8, 8),
+                    2048.. => (2 * half, 4, 4),
+                    _ => (2 * half, 4, 1),
+                };
+                constants += &format!(
+                    "constexpr int R = {each}; constexpr int TEAM = {team}; constexpr int WARPS = {warps};\n"
+                );
+                let blocks = outputs.div_ceil(each / half * (warps / team));
+                ("product", include_str!("product.cu"), blocks, warps)
+            }
+            (Some(group), 1) => {
+                let warps = match cols {
+                    _ if tiles == 2 => sharing(2, 4),
+                    8192.. => sharing(8, 16),
+                    _ => sharing(4, 8),
+                };
+                let segment = self.segment(group, tiles, warps * 128);
+                constants += &format!(
+                    "constexpr int TILES = {tiles}; constexpr int WARPS = {warps}; constexpr int SEGMENT = {segment};\n"
+                );
+                let blocks = outputs.div_ceil(16 * tiles / half);
+                ("codes", include_str!("codes.cu"), blocks, warps)
+            }
+            (Some(_), tokens) => {
+                let eights = tokens.div_ceil(8).next_power_of_two();
+                let warps = sharing(3, 8);
+                constants += &format!(
+                    "constexpr int TILES = {tiles}; constexpr int TOKENS = {eights}; constexpr int WARPS = {warps};\n"
+                );
+                let blocks = outputs.div_ceil(16 * tiles / half);
+                ("products", include_str!("products.cu"), blocks, warps)
+            }
         };
         let source = Source {
-            what: if self.tokens == 1 {
-                "product"
-            } else {
-                "products"
-            },
+            what,
             inputs,
             outputs: vec![(c"y", t)],
             body: constants + body,
+            cluster: None,
             contiguous: true,
         };
         (source, blocks, warps * 32)

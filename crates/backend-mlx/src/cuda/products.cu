@@ -3,11 +3,9 @@
 // which a lane takes 32 codes of two rows a tile. The order of columns within a product is free: codes
 // are taken as they lie, and x in the same order.
 //
-// Constants: T, GROUP, TILES, TOKENS (eights of rows of x), WARPS, GATE, BIAS and ADD as in product.cu;
+// Constants: T, K, N, GROUP, TILES, TOKENS (eights of rows of x), WARPS, GATE, BIAS and ADD as in product.cu;
 // of gated products the first tile are gates, the second their factors.
 constexpr bool HALF = sizeof(T) == 2 && !IS_BF16;
-const int N = w_shape[0];
-const int K = w_shape[1] * 8;
 const int M = x_shape[0];
 const int OUTS = GATE != 0 ? N / 2 : N;
 constexpr int OUT = GATE != 0 ? 16 : 16 * TILES;
