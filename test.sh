@@ -35,6 +35,13 @@ setup() {
   scripts/mlx-linux/setup.sh
   say "test models"
   bash scripts/models/fetch.sh "$models"
+  if [ "$(uname -sm)" = "Linux x86_64" ]; then
+    say "NVIDIA's compiler for kernels"
+    # Compiles without a GPU: kernels are compiled at their first use, which no other test sees.
+    [ -d "$tools/cuda/nvidia/cu13" ] || python3 -m pip install -q --disable-pip-version-check --root-user-action=ignore \
+      --no-deps --only-binary=:all: --target "$tools/cuda" \
+      nvidia-cuda-nvrtc==13.0.88 nvidia-cuda-runtime==13.0.96 nvidia-cuda-crt==13.0.88 nvidia-cuda-cccl==13.0.85
+  fi
   say "cargo-deny"
   if ! cargo deny --version >/dev/null 2>&1 && ! "$tools/bin/cargo-deny" --version >/dev/null 2>&1; then
     if [ "$(uname -sm)" = "Linux x86_64" ]; then
@@ -82,6 +89,7 @@ setup
 [ "${1:-}" != --mcp ] || BIPLANE_TEST_MODELS="$models" exec tests/mcp/run.sh
 
 export PATH="$tools/bin:$PATH" BIPLANE_TEST_MODELS="$models" BIPLANE_REQUIRE_MODELS=1
+[ ! -d "$tools/cuda/nvidia/cu13" ] || export BIPLANE_TEST_CUDA="$tools/cuda/nvidia/cu13"
 
 say "format"
 cargo fmt --all --check

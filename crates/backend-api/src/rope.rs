@@ -54,6 +54,23 @@ impl<T: Tensor> RopeAngles<T> {
         })
     }
 
+    /// The angles of `len` of these tokens from the `start`th on, as views.
+    ///
+    /// # Errors
+    /// As [`Tensor::narrow`].
+    pub fn narrow(&self, start: usize, len: usize) -> Result<Self> {
+        let rows = |t: &T| t.narrow(0, start, len);
+        Ok(RopeAngles {
+            positions: rows(&self.positions)?,
+            periods: self.periods.clone(),
+            cos: rows(&self.cos)?,
+            sin: rows(&self.sin)?,
+            interleaved: self.interleaved,
+            tokens: len,
+            freqs: self.freqs,
+        })
+    }
+
     /// The same angles on tensors made from these.
     #[cfg(feature = "testing")]
     pub(crate) fn map<U>(&self, f: impl Fn(&T) -> U) -> RopeAngles<U> {

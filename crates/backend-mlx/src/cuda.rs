@@ -42,8 +42,9 @@ struct Kernels {
     rows: HashMap<rows::Key, Launch>,
     /// Zeros, which the kernels leave as zeros.
     counts: Option<(usize, Array)>,
-    /// The last places that a decode step wrote to.
+    /// The last places that a decode step wrote to, and an array of one element.
     places: Vec<([usize; 2], Array)>,
+    one: Option<Array>,
     attentions: HashMap<Attention, Launch>,
     joins: HashMap<Attention, Launch>,
     scales: HashMap<u32, Array>,

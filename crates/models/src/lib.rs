@@ -5,6 +5,7 @@
 //! [`ModelRunner`], which takes token ids and gives logits.
 
 mod about;
+mod angles;
 pub mod checkpoint;
 mod config;
 mod convert;

@@ -4,9 +4,12 @@
 //! attention looks at sequences, each over its own cache. Prefill chunks and decode tokens share a
 //! step.
 
+use std::cell::RefCell;
+
 use biplane_backend::{Backend, DType, Decode, Kept, KvFormat, Result, RopeAngles, Tensor};
 
 use crate::{
+    angles::AngleBlocks,
     kv_batch::BatchCache,
     kv_cache::SequenceCache,
     layers::{Projected, RmsNorm},
@@ -47,6 +50,7 @@ pub struct Step<'a, B: Backend> {
     pub(crate) kv_format: KvFormat,
     pub(crate) ids: B::Tensor,
     pub(crate) positions: Vec<u32>,
+    pub(crate) angles: &'a RefCell<AngleBlocks<B>>,
     /// Sequences with a cache of their own.
     pub(crate) spans: Vec<Span>,
     /// Sequences that decode together: a row each, the step's first.
@@ -77,7 +81,9 @@ impl<B: Backend> Step<'_, B> {
     /// # Errors
     /// Only what the backend reports.
     pub fn rope(&self, inv_freqs: &[f32], interleaved: bool) -> Result<RopeAngles<B::Tensor>> {
-        RopeAngles::new(self.backend, &self.positions, inv_freqs, interleaved)
+        self.angles
+            .borrow_mut()
+            .angles(self.backend, &self.positions, inv_freqs, interleaved)
     }
 
     /// Norms and turns heads, and attends as [`Step::attend`] does. `qkv` are the projections of this

@@ -367,12 +367,49 @@ pub(super) mod tests {
         assert_eq!(murmur(b"eight by"), 0xae1d_c685_6f07_d91b);
     }
 
+    /// Brings NVIDIA's compiler into this process: the library of `BIPLANE_TEST_CUDA`, a `CUDA_HOME`.
+    #[cfg(target_os = "linux")]
+    fn load(home: &Path) {
+        unsafe extern "C" {
+            fn dlopen(name: *const c_char, flags: c_int) -> *mut c_void;
+        }
+        const NOW_FOR_ALL: c_int = 0x102;
+        // What the second looks for by its name alone comes first.
+        for begin in ["libnvrtc-builtins.so.", "libnvrtc.so."] {
+            let libraries = fs::read_dir(home.join("lib")).unwrap();
+            let mut paths = libraries.map(|entry| entry.unwrap().path());
+            let is_it = |path: &PathBuf| {
+                path.file_name()
+                    .unwrap()
+                    .to_string_lossy()
+                    .starts_with(begin)
+            };
+            let path = paths.find(is_it).expect(begin);
+            let name = CString::new(path.to_str().unwrap()).unwrap();
+            // SAFETY: a name that lives beyond the call, of NVIDIA's library.
+            let library = unsafe { dlopen(name.as_ptr(), NOW_FOR_ALL) };
+            assert!(!library.is_null(), "{}", path.display());
+        }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn load(_: &Path) {}
+
     /// Whether a source compiles for a GPU of today; true where there is no compiler.
     pub fn compiles(source: &str) -> bool {
+        let home = std::env::var_os("BIPLANE_TEST_CUDA").map(PathBuf::from);
+        if let Some(home) = &home {
+            load(home);
+        }
         let Some(nvrtc) = Nvrtc::find() else {
+            assert!(home.is_none(), "BIPLANE_TEST_CUDA has no NVRTC");
             return true;
         };
-        let compiler = Compiler::new(nvrtc, [9, 0], "test");
+        let mut compiler = Compiler::new(nvrtc, [9, 0], "test");
+        if let Some(home) = home {
+            let include = format!("--include-path={}/include", home.display());
+            compiler.options.push(CString::new(include).unwrap());
+        }
         let compiled = nvrtc.compile(source, &compiler.options);
         if let Err(error) = &compiled {
             eprintln!("{error}");

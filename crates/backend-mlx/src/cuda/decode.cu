@@ -4,7 +4,8 @@
 // blocks shares; where CLUSTER is not defined, by the last of a row's blocks.
 //
 // qkv [rows, (heads + 2 · kv_heads) · D]; k and v [.., rows, kv_heads, capacity, D], written at `end`;
-// cos and sin [rows, freqs]; mask [rows, end + 1 - seen], added to the scores; at = {seen, end};
+// cos and sin [rows, freqs]; mask [rows, end + 1 - seen], added to the scores; at [seen + 1, end + 1], whose
+// elements are not read;
 // counts: a zero for each row's key head, left as zeros. sums are the parts' results.
 //
 // Constants: T, D, G (query heads of a key head), KV (key heads), RANK (of k and v), NORM with NW and EPS,
@@ -24,8 +25,8 @@ const int part = blockIdx.x;
 const int parts = gridDim.x;
 const int kv_head = blockIdx.y;
 const int row = blockIdx.z;
-const int seen = at[0];
-const int end = at[1];
+const int seen = at_shape[0] - 1;
+const int end = at_shape[1] - 1;
 
 struct alignas(16) Eight {
   T element[8];

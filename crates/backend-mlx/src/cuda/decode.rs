@@ -4,6 +4,7 @@ use std::collections::hash_map::Entry;
 
 use biplane_backend::defaults::DecodeDims;
 use biplane_backend::{DType, Decode, Device, Tensor};
+use mlx_rs::ops::broadcast_to;
 use mlx_rs::{Array, Dtype};
 
 use super::kernel::{Config, Kernel, Source};
@@ -112,7 +113,7 @@ fn apply(
     let clusters =
         key.rows * key.kv_heads * CLUSTER <= BLOCKS && step.end - step.seen <= KEYS_OF_CLUSTER;
     with(|kernels| {
-        let at = kernels.place(place);
+        let at = kernels.place(place)?;
         let (cos, sin) = (step.rope.cos.array(), step.rope.sin.array());
         let mut inputs = vec![qkv, keys, values, cos, sin, &at];
         let norms = step.norms.map(|(norms, _)| norms);
@@ -158,17 +159,22 @@ impl Kernels {
         }
     }
 
-    /// Where a step's keys begin and end, on the device.
-    fn place(&mut self, place: [usize; 2]) -> Array {
+    /// Where a step's keys begin and end, as the shape of an array of one element: numbers that the host
+    /// writes come to a GPU a page at a time.
+    fn place(&mut self, place: [usize; 2]) -> Result<Array> {
         if let Some((_, at)) = self.places.iter().find(|(known, _)| *known == place) {
-            return at.clone();
+            return Ok(at.clone());
         }
         if self.places.len() >= KINDS {
             self.places.remove(0);
         }
-        let at = Array::from_slice(&place.map(|at| i32::try_from(at).unwrap_or(i32::MAX)), &[2]);
+        let one = self
+            .one
+            .get_or_insert_with(|| Array::from_slice(&[0i32], &[1]));
+        let shape = place.map(|at| i32::try_from(at + 1).unwrap_or(i32::MAX));
+        let at = broadcast_to(&*one, &shape)?;
         self.places.push((place, at.clone()));
-        at
+        Ok(at)
     }
 }
 

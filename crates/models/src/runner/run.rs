@@ -1,6 +1,6 @@
 //! The one implementation of [`ModelRunner`].
 
-use std::{collections::VecDeque, time::Instant};
+use std::{cell::RefCell, collections::VecDeque, time::Instant};
 
 use biplane_backend::{Backend, MemoryStats, Tensor};
 
@@ -9,7 +9,8 @@ use super::{
     pending::{Pending, Wanted},
 };
 use crate::{
-    Error, Model, Result, Step, kv_batch::BatchCache, kv_cache::SequenceCache, step::Span,
+    Error, Model, Result, Step, angles::AngleBlocks, kv_batch::BatchCache, kv_cache::SequenceCache,
+    step::Span,
 };
 
 /// The one implementation of [`ModelRunner`], for any model on any backend.
@@ -18,6 +19,7 @@ pub(crate) struct Runner<B: Backend> {
     model: Box<dyn Model<B>>,
     pub(super) info: ModelInfo,
     eager: bool,
+    angles: RefCell<AngleBlocks<B>>,
     pub(super) slots: Vec<Option<SequenceCache<B>>>,
     /// The caches of the sequences that decode together.
     pub(super) batch: Option<BatchCache<B>>,
@@ -32,6 +34,7 @@ impl<B: Backend> Runner<B> {
             model,
             info,
             eager,
+            angles: RefCell::default(),
             slots: Vec::new(),
             batch: None,
             pending: VecDeque::new(),
@@ -172,6 +175,7 @@ impl<B: Backend> Runner<B> {
                 None => self.backend.from_u32s(&ids, [ids.len()])?,
             },
             positions,
+            angles: &self.angles,
             spans,
             batch,
             caches,
