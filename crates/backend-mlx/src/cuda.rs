@@ -193,7 +193,6 @@ impl Attention {
             ],
             outputs: vec![(c"out", o), (c"stats", "float")],
             body: constants + include_str!("cuda/attention.cu"),
-            cluster: None,
             contiguous: false,
         }
     }
@@ -214,7 +213,6 @@ impl Attention {
             outputs: vec![(c"out", t)],
             body: format!("using T = {t}; constexpr int D = {};\n", self.d)
                 + include_str!("cuda/attention_join.cu"),
-            cluster: None,
             contiguous: true,
         }
     }

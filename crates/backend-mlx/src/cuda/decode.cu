@@ -1,7 +1,6 @@
 // One token of each of some sequences: RMSNorm of its query and key heads, rotation, its key and value
 // written to the caches, and attention to all keys that it sees. A block takes the query heads of one
-// key head of one row, and a part of the keys. The parts are joined through the memory that a cluster of
-// blocks shares; where CLUSTER is not defined, by the last of a row's blocks.
+// key head of one row, and a part of the keys; the last of a row's blocks joins their results.
 //
 // qkv [rows, (heads + 2 · kv_heads) · D]; k and v [.., rows, kv_heads, capacity, D], written at `end`;
 // cos and sin [rows, freqs]; mask [rows, end + 1 - seen], added to the scores; at [seen + 1, end + 1], whose
@@ -10,7 +9,7 @@
 //
 // Constants: T, D, G (query heads of a key head), KV (key heads), RANK (of k and v), NORM with NW and EPS,
 // SCALE, MASKED, INTERLEAVED, FREQS. Grid: parts, KV, rows.
-constexpr int WARPS = 4;
+constexpr int WARPS = 8;
 // A lane's elements of a head; LANES of a warp share a key.
 constexpr int EACH = G > 4 ? 8 : 16;
 constexpr int LANES = D / EACH;
@@ -308,53 +307,6 @@ auto joined = [&](int i) {
   }
   return all;
 };
-#ifdef CLUSTER
-__shared__ float shared_sums[G * D];
-__shared__ float shared_stats[2 * G];
-for (int i = threadIdx.x; i < G * D; i += WARPS * 32) {
-  const Joined all = joined(i);
-  shared_sums[i] = all.one;
-  if (i % D == 0) {
-    shared_stats[2 * (i / D)] = all.highest;
-    shared_stats[2 * (i / D) + 1] = all.weights;
-  }
-}
-// All blocks have written, and are there until all have read.
-auto meet = [] { asm volatile("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory"); };
-meet();
-auto there = [](const float* here, int block) {
-  const uint32_t local = static_cast<uint32_t>(__cvta_generic_to_shared(here));
-  uint32_t remote;
-  float one;
-  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(local), "r"(block));
-  asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(one) : "r"(remote) : "memory");
-  return one;
-};
-for (int i = part * WARPS * 32 + threadIdx.x; i < G * D; i += CLUSTER * WARPS * 32) {
-  const int g = i / D;
-  float ones[CLUSTER];
-  float tops_of[CLUSTER];
-  float totals_of[CLUSTER];
-  float highest = HIDDEN;
-#pragma unroll
-  for (int other = 0; other < CLUSTER; ++other) {
-    ones[other] = there(&shared_sums[i], other);
-    tops_of[other] = there(&shared_stats[2 * g], other);
-    totals_of[other] = there(&shared_stats[2 * g + 1], other);
-    highest = max(highest, tops_of[other]);
-  }
-  float one = 0;
-  float weights = 0;
-#pragma unroll
-  for (int other = 0; other < CLUSTER; ++other) {
-    const float factor = exp2f(tops_of[other] - highest);
-    one += ones[other] * factor;
-    weights += totals_of[other] * factor;
-  }
-  out[group * G * D + i] = static_cast<T>(one / weights);
-}
-meet();
-#else
 // Of each part: G · D sums, G highest scores, G totals.
 float* results = sums + group * parts * G * (D + 2);
 for (int i = threadIdx.x; i < G * D; i += WARPS * 32) {
@@ -405,4 +357,3 @@ for (int i = threadIdx.x; i < G * D; i += WARPS * 32) {
   }
   out[group * G * D + i] = static_cast<T>(one / weights);
 }
-#endif

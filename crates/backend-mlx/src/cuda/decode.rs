@@ -14,11 +14,6 @@ use crate::MlxTensor;
 /// Blocks that keep a GPU busy; more only have to be joined.
 const BLOCKS: usize = 264;
 
-/// Blocks that join their parts in the memory they share, which is faster than by way of the GPU's, and keys up to
-/// which they are enough.
-const CLUSTER: usize = 8;
-const KEYS_OF_CLUSTER: usize = 4096;
-
 /// Places that are remembered: as many as models have kinds of layers.
 const KINDS: usize = 4;
 
@@ -38,8 +33,6 @@ pub(super) struct Key {
     scale: u32,
     masked: bool,
     parts: usize,
-    /// Whether the parts are joined by the blocks of a cluster.
-    cluster: bool,
 }
 
 /// `[rows, heads · d]`, and the caches written in place; none where the kernel does not do these.
@@ -72,8 +65,9 @@ pub(crate) fn decode_attention(
     if !fits {
         return None;
     }
-    // Keys that a block goes over in a few rounds.
-    let run = 16 * 32 * 16 / n.head_dim;
+    // A block goes over 64 keys at once, or as many of their elements. Few parts are joined sooner.
+    let old = step.end - step.seen;
+    let rounds = (old * n.head_dim).div_ceil(64 * 128);
     let most = (BLOCKS / (n.rows * n.kv_heads)).max(1);
     let key = Key {
         dtype,
@@ -87,8 +81,7 @@ pub(crate) fn decode_attention(
         norm,
         scale: step.scale.to_bits(),
         masked: step.mask.is_some(),
-        parts: (step.end - step.seen).div_ceil(run).clamp(1, most),
-        cluster: false,
+        parts: rounds.min((rounds / 4).max(8)).clamp(1, most),
     };
     Some(apply(
         &key,
@@ -105,33 +98,14 @@ fn apply(
     step: &Decode<'_, MlxTensor>,
 ) -> Result<Array> {
     let place = [step.seen, step.end];
-    let joined = Key {
-        parts: CLUSTER,
-        cluster: true,
-        ..*key
-    };
-    let clusters =
-        key.rows * key.kv_heads * CLUSTER <= BLOCKS && step.end - step.seen <= KEYS_OF_CLUSTER;
     with(|kernels| {
         let at = kernels.place(place)?;
+        let counts = kernels.zeros(key.rows * key.kv_heads);
         let (cos, sin) = (step.rope.cos.array(), step.rope.sin.array());
-        let mut inputs = vec![qkv, keys, values, cos, sin, &at];
+        let mut inputs = vec![qkv, keys, values, cos, sin, &at, &counts];
         let norms = step.norms.map(|(norms, _)| norms);
         inputs.extend(norms.iter().flatten().map(|norm| norm.array()));
         inputs.extend(step.mask.map(MlxTensor::array));
-        if clusters {
-            if !kernels.decodes.contains_key(&joined) {
-                // It stands in until the other is compiled, and has its turn with more keys.
-                kernels.decode(key)?;
-            }
-            let launch = kernels.decode(&joined)?;
-            if launch.kernel.is_there() {
-                let [out] = launch.kernel.apply(&launch.config, &inputs)?;
-                return Ok(out);
-            }
-        }
-        let counts = kernels.zeros(key.rows * key.kv_heads);
-        inputs.push(&counts);
         let launch = kernels.decode(key)?;
         let [out, _] = launch.kernel.apply(&launch.config, &inputs)?;
         Ok(out)
@@ -188,7 +162,7 @@ impl Key {
             parts,
             ..
         } = *self;
-        let threads = 128;
+        let threads = 256;
         let config = Config::new([parts * threads, kv_heads, rows], [threads, 1, 1])?
             .output(&[rows, heads * d], self.dtype)?;
         let scratch = match parts {
@@ -197,10 +171,7 @@ impl Key {
         };
         Ok(Launch {
             kernel: Kernel::new(self.source())?,
-            config: match self.cluster {
-                true => config,
-                false => config.output(&[scratch], Dtype::Float32)?,
-            },
+            config: config.output(&[scratch], Dtype::Float32)?,
         })
     }
 
@@ -236,6 +207,7 @@ impl Key {
             (c"cos", "float"),
             (c"sin", "float"),
             (c"at", "int32_t"),
+            (c"counts", "uint32_t"),
         ];
         match norm {
             true => inputs.extend([(c"q_norm", nw), (c"k_norm", nw)]),
@@ -245,20 +217,11 @@ impl Key {
             true => inputs.push((c"mask", t)),
             false => constants += "const T* mask = nullptr; const int64_t mask_strides[2] = {};\n",
         }
-        let mut outputs = vec![(c"out", t)];
-        match self.cluster {
-            true => constants += &format!("#define CLUSTER {CLUSTER}\n"),
-            false => {
-                inputs.push((c"counts", "uint32_t"));
-                outputs.push((c"sums", "float"));
-            }
-        }
         Source {
             what: "decode",
             inputs,
-            outputs,
+            outputs: vec![(c"out", t), (c"sums", "float")],
             body: constants + include_str!("decode.cu"),
-            cluster: self.cluster.then_some(CLUSTER),
             contiguous: false,
         }
     }
@@ -284,16 +247,9 @@ mod tests {
                 norm: [None, Some((Dtype::Float32, 0)), Some((Dtype::Bfloat16, 0))][i],
                 scale: 0.125f32.to_bits(),
                 masked: i % 2 == 1,
-                parts: CLUSTER,
-                cluster: i != 1,
+                parts: 1,
             };
-            let general = Key {
-                cluster: false,
-                ..key
-            };
-            for key in [key, general] {
-                assert!(compiles(&key.source().function("decode")));
-            }
+            assert!(compiles(&key.source().function("decode")));
         }
     }
 }

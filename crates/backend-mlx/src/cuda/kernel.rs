@@ -38,8 +38,6 @@ pub(super) struct Source {
     pub inputs: Vec<Argument>,
     pub outputs: Vec<Argument>,
     pub body: String,
-    /// Blocks of the grid's first axis that share memory, for which the body is compiled beside MLX or not at all.
-    pub cluster: Option<usize>,
     /// Whether inputs are copied that are not contiguous.
     pub contiguous: bool,
 }
@@ -81,13 +79,9 @@ impl Source {
         for (output, of) in &self.outputs {
             arguments.push(format!("{of}* {}", output.to_string_lossy()));
         }
-        let cluster = self
-            .cluster
-            .map(|n| format!("__cluster_dims__({n}, 1, 1) "));
         format!(
-            "{}\nextern \"C\" __global__ void {}{name}({}) {{\n{body}\n}}\n",
+            "{}\nextern \"C\" __global__ void {name}({}) {{\n{body}\n}}\n",
             include_str!("head.cu"),
-            cluster.unwrap_or_default(),
             arguments.join(", ")
         )
     }
@@ -148,7 +142,6 @@ fn finds_ours() -> Result<bool> {
         body: "y[0] = x[0] + x_shape[1] + b_strides[0];\n\
                z[0] = float(h[0]) + float(b[0]) + f[0] + float(i[0]);"
             .into(),
-        cluster: None,
         contiguous: false,
     };
     let name = source.name();
@@ -224,11 +217,6 @@ impl Kernel {
             short: OnceCell::new(),
             stream: Stream::new(),
         })
-    }
-
-    /// Whether it is compiled, beside MLX.
-    pub fn is_there(&self) -> bool {
-        self.compiled.is_there()
     }
 
     fn handle(&self) -> Result<&Handle> {
@@ -408,7 +396,6 @@ mod tests {
             ],
             outputs: vec![(c"y", t)],
             body: String::new(),
-            cluster: None,
             contiguous: true,
         };
         let function = compile::function("biplane_rows_90c06b4d648eb0ce");
@@ -427,7 +414,6 @@ mod tests {
             inputs: vec![(c"k", "float"), (c"mask", "float"), (c"q", "float")],
             outputs: vec![(c"y", "float")],
             body: "y[0] = mask_strides[0] + q_shape[1]; // k_shape".into(),
-            cluster: None,
             contiguous: true,
         };
         let arguments = |body: &str| {

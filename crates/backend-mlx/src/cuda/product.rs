@@ -223,7 +223,6 @@ impl Key {
             inputs,
             outputs: vec![(c"y", t)],
             body: constants + body,
-            cluster: None,
             contiguous: true,
         };
         (source, blocks, warps * 32)

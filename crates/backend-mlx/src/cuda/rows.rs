@@ -80,7 +80,6 @@ impl Key {
             ],
             outputs: vec![(c"y", t)],
             body: constants + include_str!("rows.cu"),
-            cluster: None,
             contiguous: true,
         }
     }
