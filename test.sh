@@ -105,6 +105,10 @@ if cargo nextest --version >/dev/null 2>&1; then
 else
   cargo test "${all[@]}" --no-fail-fast --lib --bins --tests
 fi
+if [ "$(uname -sm)" = "Linux x86_64" ] && echo '_Float16 x;' | "${CXX:-c++}" -x c++ -fsyntax-only - 2>/dev/null; then
+  say "CUDA kernels on the processor"
+  python3 scripts/gpu/emulate.py
+fi
 say "examples"
 cargo build "${all[@]}" --examples -q
 bash scripts/examples.sh "${CARGO_TARGET_DIR:-target}/debug/examples" \
