@@ -37,6 +37,8 @@ static constexpr bool NORM = {flags[0]}, BIAS = {flags[1]}, ADD = {flags[2]}, IS
 product<{numbers}>("{what}", {{{grid}, 1, 1}}, {threads}, [](const Given& given) {{
 auto [x, w_, scales, biases, norm, bias, add, y, x_shape] = given;
 const {weights}* w = static_cast<const {weights}*>(w_);
+{body("around.cu")}
+{"" if group == 1 else body("fragments.cu")}
 {body(kernel)}
 }});
 }}

@@ -7,10 +7,8 @@
 // what the first leaves over. 1 / rms is a factor of the whole row, applied last.
 //
 // Constants: T, K, N, GROUP, TILES, WARPS, SEGMENT (columns that shared memory holds at a time, whole rounds),
-// NORM with NW and EPS, GATE, BIAS and ADD as in product.cu; of gated products the first tile are gates, the
-// second their factors.
-constexpr bool HALF = sizeof(T) == 2 && !IS_BF16;
-constexpr int OUTS = GATE != 0 ? N / 2 : N;
+// NORM with NW and EPS as in product.cu, and those of fragments.cu and around.cu, which come before; of gated products
+// the first tile are gates, the second their factors.
 constexpr int OUT = GATE != 0 ? 16 : 16 * TILES;
 constexpr int ROUND = WARPS * 128;
 constexpr int THREADS = WARPS * 32;
@@ -151,33 +149,9 @@ for (int begin = 0; begin < K; begin += SEGMENT) {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
           const uint32_t word = reinterpret_cast<const uint32_t*>(&held[tile][half])[i];
-#pragma unroll
-          for (int j = 0; j < 4; ++j) {
-            // 128 + code in bfloat16, or 1024 + code in half.
-            uint32_t two = ((word >> (4 * j)) & 0x000f000fu) | (HALF ? 0x64006400u : 0x43004300u);
-            const T base = static_cast<T>(HALF ? 1024.0f : 128.0f);
-            T2 code = __hsub2(*reinterpret_cast<T2*>(&two), T2{base, base});
-            code = __hfma2(code, scale[tile][half], offset[tile][half]);
-            values[half][j] = *reinterpret_cast<uint32_t*>(&code);
-          }
+          values_of(word, scale[tile][half], offset[tile][half], values[half]);
         }
-#pragma unroll
-        for (int pair = 0; pair < 2; ++pair) {
-          float* c = sums[tile];
-          if constexpr (HALF) {
-            asm volatile(
-                "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                : "r"(values[0][2 * pair]), "r"(values[1][2 * pair]), "r"(values[0][2 * pair + 1]),
-                  "r"(values[1][2 * pair + 1]), "r"(columns[2 * pair]), "r"(columns[2 * pair + 1]));
-          } else {
-            asm volatile(
-                "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                : "r"(values[0][2 * pair]), "r"(values[1][2 * pair]), "r"(values[0][2 * pair + 1]),
-                  "r"(values[1][2 * pair + 1]), "r"(columns[2 * pair]), "r"(columns[2 * pair + 1]));
-          }
-        }
+        multiply(sums[tile], values, columns);
       }
     }
   }
@@ -226,20 +200,4 @@ if constexpr (NORM) {
   one *= factor;
   up *= factor;
 }
-if constexpr (BIAS) {
-  one += static_cast<float>(bias[to]);
-}
-if constexpr (GATE != 0) {
-  if constexpr (BIAS) {
-    up += static_cast<float>(bias[to + OUTS]);
-  }
-  if constexpr (GATE == 1) {
-    one = one / (1.0f + expf(-one)) * up;
-  } else {
-    one = 0.5f * one * (1.0f + tanhf(0.7978845608f * (one + 0.044715f * one * one * one))) * up;
-  }
-}
-if constexpr (ADD) {
-  one += static_cast<float>(add[to]);
-}
-y[to] = static_cast<T>(one);
+y[to] = finished(one, up, to, to);

@@ -247,6 +247,7 @@ for (int first = begin; first < stop; first += WARPS * KEYS * AT_ONCE) {
   }
 }
 
+// The lanes of a warp, then its block's warps.
 __shared__ float tops[WARPS][G];
 __shared__ float totals[WARPS][G];
 __shared__ float sums_of[WARPS][G][D];
@@ -286,40 +287,32 @@ for (int g = 0; g < G; ++g) {
 __syncthreads();
 
 const size_t group = static_cast<size_t>(row) * KV + kv_head;
-// The warps' results as one: an element's sum, the highest score of its head, and the sum of weights.
-struct Joined {
-  float one;
-  float highest;
-  float weights;
-};
-auto joined = [&](int i) {
-  const int g = i / D;
-  Joined all = {0, HIDDEN, 0};
-#pragma unroll
-  for (int other = 0; other < WARPS; ++other) {
-    all.highest = max(all.highest, tops[other][g]);
-  }
-#pragma unroll
-  for (int other = 0; other < WARPS; ++other) {
-    const float factor = exp2f(tops[other][g] - all.highest);
-    all.one += sums_of[other][g][i % D] * factor;
-    all.weights += totals[other][g] * factor;
-  }
-  return all;
-};
 // Of each part: G · D sums, G highest scores, G totals.
 float* results = sums + group * parts * G * (D + 2);
 for (int i = threadIdx.x; i < G * D; i += WARPS * 32) {
-  const Joined all = joined(i);
-  if (parts == 1) {
-    out[group * G * D + i] = static_cast<T>(all.one / all.weights);
-    continue;
+  const int g = i / D;
+  float highest = HIDDEN;
+#pragma unroll
+  for (int other = 0; other < WARPS; ++other) {
+    highest = max(highest, tops[other][g]);
   }
-  float* to = results + part * G * (D + 2);
-  to[i] = all.one;
-  if (i % D == 0) {
-    to[G * D + i / D] = all.highest;
-    to[G * D + G + i / D] = all.weights;
+  float one = 0;
+  float weights = 0;
+#pragma unroll
+  for (int other = 0; other < WARPS; ++other) {
+    const float factor = exp2f(tops[other][g] - highest);
+    one += sums_of[other][g][i % D] * factor;
+    weights += totals[other][g] * factor;
+  }
+  if (parts == 1) {
+    out[group * G * D + i] = static_cast<T>(one / weights);
+  } else {
+    float* to = results + part * G * (D + 2);
+    to[i] = one;
+    if (i % D == 0) {
+      to[G * D + g] = highest;
+      to[G * D + G + g] = weights;
+    }
   }
 }
 if (parts == 1) {

@@ -1,7 +1,5 @@
 //! A token's attention, from its projections on, as one kernel.
 
-use std::collections::hash_map::Entry;
-
 use biplane_backend::defaults::DecodeDims;
 use biplane_backend::{DType, Decode, Device, Tensor};
 use mlx_rs::ops::broadcast_to;
@@ -106,20 +104,16 @@ fn apply(
         let norms = step.norms.map(|(norms, _)| norms);
         inputs.extend(norms.iter().flatten().map(|norm| norm.array()));
         inputs.extend(step.mask.map(MlxTensor::array));
-        let launch = kernels.decode(key)?;
+        let launch = match kernels.decodes.get(key) {
+            Some(launch) => launch,
+            None => kernels.decodes.entry(*key).or_insert(key.launch()?),
+        };
         let [out, _] = launch.kernel.apply(&launch.config, &inputs)?;
         Ok(out)
     })
 }
 
 impl Kernels {
-    fn decode(&mut self, key: &Key) -> Result<&Launch> {
-        Ok(match self.decodes.entry(*key) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(place) => place.insert(key.launch()?),
-        })
-    }
-
     /// A zero for each of so many groups of blocks.
     fn zeros(&mut self, needed: usize) -> Array {
         match &self.counts {

@@ -1,11 +1,9 @@
 // y = x · Wᵀ for one row x and a dense matrix [N, K], with what comes before and after it. TEAM warps take R
 // rows, and share their columns, of which a lane takes eight at a time. Sums are in float.
 //
-// Constants: T (of x, W and y), K, N, R, TEAM, WARPS.
+// Constants: T (of x, W and y), K, R, TEAM, WARPS, and those of around.cu, which comes before.
 // NORM: x is RMS-normed, with weights of type NW and EPS; 1 / rms is a factor of the whole row, applied last.
-// GATE: the first half of the rows are gates: 1 SiLU, 2 GELU. BIAS and ADD: vectors that are added.
 constexpr int OUT = GATE != 0 ? R / 2 : R;
-constexpr int OUTS = GATE != 0 ? N / 2 : N;
 
 const int lane = threadIdx.x % 32;
 const int warp = threadIdx.x / 32;
@@ -107,23 +105,5 @@ for (int r = 0; r < OUT; ++r) {
   if (to >= OUTS) {
     break;
   }
-  float one = sums[r] * factor;
-  if constexpr (BIAS) {
-    one += static_cast<float>(bias[to]);
-  }
-  if constexpr (GATE != 0) {
-    float up = sums[r + OUT] * factor;
-    if constexpr (BIAS) {
-      up += static_cast<float>(bias[to + OUTS]);
-    }
-    if constexpr (GATE == 1) {
-      one = one / (1.0f + expf(-one)) * up;
-    } else {
-      one = 0.5f * one * (1.0f + tanhf(0.7978845608f * (one + 0.044715f * one * one * one))) * up;
-    }
-  }
-  if constexpr (ADD) {
-    one += static_cast<float>(add[to]);
-  }
-  y[to] = static_cast<T>(one);
+  y[to] = finished(sums[r] * factor, GATE != 0 ? sums[r + R - OUT] * factor : 0.0f, to, to);
 }

@@ -8,7 +8,7 @@ use super::{Launch, Result, is_half, name, with};
 use crate::MlxTensor;
 use crate::matrix::Form;
 
-/// Most rows of the kernel on tensor cores.
+/// Most rows of the kernels on tensor cores.
 const MOST_ROWS: usize = 32;
 
 /// What a product is launched for.
@@ -139,7 +139,7 @@ impl Key {
         };
         let (bias, add) = (self.bias, self.add);
         let t = name(self.dtype);
-        let bits = if self.group.is_some() { 4 } else { 16 };
+        let codes = self.group.is_some();
         let group = self.group.unwrap_or(1);
         let (norm, nw, eps) = match self.norm {
             Some((dtype, eps)) => (true, name(dtype), f32::from_bits(eps)),
@@ -152,13 +152,13 @@ impl Key {
         );
         // An input costs time at every call: those that are not there are null in the source.
         let given = [
-            (bits == 4, c"scales", t),
-            (bits == 4, c"biases", t),
+            (codes, c"scales", t),
+            (codes, c"biases", t),
             (norm, c"norm", nw),
             (bias, c"bias", t),
             (add, c"add", t),
         ];
-        let mut inputs = vec![(c"x", t), (c"w", if bits == 4 { "uint32_t" } else { t })];
+        let mut inputs = vec![(c"x", t), (c"w", if codes { "uint32_t" } else { t })];
         for (is_there, input, of) in given {
             match is_there {
                 true => inputs.push((input, of)),
@@ -182,6 +182,7 @@ impl Key {
             let idle = |warps: &usize| (chunks.div_ceil(*warps) * warps - chunks, most - warps);
             (least..=most).min_by_key(idle).unwrap_or(most)
         };
+        let on_tensor_cores = |body| include_str!("fragments.cu").to_owned() + body;
         let (what, body, blocks, warps) = match (self.group, self.tokens) {
             (None, _) => {
                 let (each, warps, team) = match cols {
@@ -193,7 +194,7 @@ impl Key {
                     "constexpr int R = {each}; constexpr int TEAM = {team}; constexpr int WARPS = {warps};\n"
                 );
                 let blocks = outputs.div_ceil(each / half * (warps / team));
-                ("product", include_str!("product.cu"), blocks, warps)
+                ("product", include_str!("product.cu").into(), blocks, warps)
             }
             (Some(group), 1) => {
                 let warps = match cols {
@@ -206,7 +207,12 @@ impl Key {
                     "constexpr int TILES = {tiles}; constexpr int WARPS = {warps}; constexpr int SEGMENT = {segment};\n"
                 );
                 let blocks = outputs.div_ceil(16 * tiles / half);
-                ("codes", include_str!("codes.cu"), blocks, warps)
+                (
+                    "codes",
+                    on_tensor_cores(include_str!("codes.cu")),
+                    blocks,
+                    warps,
+                )
             }
             (Some(_), tokens) => {
                 let eights = tokens.div_ceil(8).next_power_of_two();
@@ -215,14 +221,19 @@ impl Key {
                     "constexpr int TILES = {tiles}; constexpr int TOKENS = {eights}; constexpr int WARPS = {warps};\n"
                 );
                 let blocks = outputs.div_ceil(16 * tiles / half);
-                ("products", include_str!("products.cu"), blocks, warps)
+                (
+                    "products",
+                    on_tensor_cores(include_str!("products.cu")),
+                    blocks,
+                    warps,
+                )
             }
         };
         let source = Source {
             what,
             inputs,
             outputs: vec![(c"y", t)],
-            body: constants + body,
+            body: constants + include_str!("around.cu") + &body,
             contiguous: true,
         };
         (source, blocks, warps * 32)

@@ -3,11 +3,9 @@
 // which a lane takes 32 codes of two rows a tile. The order of columns within a product is free: codes
 // are taken as they lie, and x in the same order.
 //
-// Constants: T, K, N, GROUP, TILES, TOKENS (eights of rows of x), WARPS, GATE, BIAS and ADD as in product.cu;
+// Constants: K, GROUP, TILES, TOKENS (eights of rows of x), WARPS, and those of fragments.cu and around.cu, which come before;
 // of gated products the first tile are gates, the second their factors.
-constexpr bool HALF = sizeof(T) == 2 && !IS_BF16;
 const int M = x_shape[0];
-const int OUTS = GATE != 0 ? N / 2 : N;
 constexpr int OUT = GATE != 0 ? 16 : 16 * TILES;
 const int first = blockIdx.x * OUT;
 
@@ -71,35 +69,11 @@ for (int start = warp * 128; start < K; start += WARPS * 128) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const uint32_t word = reinterpret_cast<const uint32_t*>(&packed[tile][half])[i];
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          // 128 + code in bfloat16, or 1024 + code in half.
-          uint32_t two = ((word >> (4 * j)) & 0x000f000fu) | (HALF ? 0x64006400u : 0x43004300u);
-          const T base = static_cast<T>(HALF ? 1024.0f : 128.0f);
-          T2 code = __hsub2(*reinterpret_cast<T2*>(&two), T2{base, base});
-          code = __hfma2(code, scale[tile][half], offset[tile][half]);
-          values[half][j] = *reinterpret_cast<uint32_t*>(&code);
-        }
+        values_of(word, scale[tile][half], offset[tile][half], values[half]);
       }
 #pragma unroll
       for (int n = 0; n < TOKENS; ++n) {
-#pragma unroll
-        for (int pair = 0; pair < 2; ++pair) {
-          float* c = sums[tile][n];
-          if constexpr (HALF) {
-            asm volatile(
-                "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                : "r"(values[0][2 * pair]), "r"(values[1][2 * pair]), "r"(values[0][2 * pair + 1]),
-                  "r"(values[1][2 * pair + 1]), "r"(columns[n][2 * pair]), "r"(columns[n][2 * pair + 1]));
-          } else {
-            asm volatile(
-                "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                : "r"(values[0][2 * pair]), "r"(values[1][2 * pair]), "r"(values[0][2 * pair + 1]),
-                  "r"(values[1][2 * pair + 1]), "r"(columns[n][2 * pair]), "r"(columns[n][2 * pair + 1]));
-          }
-        }
+        multiply(sums[tile][n], values, columns[n]);
       }
     }
   }
@@ -132,22 +106,6 @@ for (int at = threadIdx.x; at < OUT * M; at += WARPS * 32) {
       up += parts[i][token][16 + at % OUT];
     }
   }
-  if constexpr (BIAS) {
-    one += static_cast<float>(bias[to]);
-  }
-  if constexpr (GATE != 0) {
-    if constexpr (BIAS) {
-      up += static_cast<float>(bias[to + OUTS]);
-    }
-    if constexpr (GATE == 1) {
-      one = one / (1.0f + expf(-one)) * up;
-    } else {
-      one = 0.5f * one * (1.0f + tanhf(0.7978845608f * (one + 0.044715f * one * one * one))) * up;
-    }
-  }
   const size_t place = static_cast<size_t>(token) * OUTS + to;
-  if constexpr (ADD) {
-    one += static_cast<float>(add[place]);
-  }
-  y[place] = static_cast<T>(one);
+  y[place] = finished(one, up, to, place);
 }
