@@ -19,8 +19,11 @@ pub fn rotations<B: Backend>(backend: &B, _: &Expect) {
                 // The angle may be off by one rounding step of its own.
                 let tolerance = tolerance(dtype) + 2.0 * last * f64::from(f32::EPSILON);
                 for interleaved in [false, true] {
-                    let angles =
-                        RopeAngles::new(backend, positions, &inv_freqs, interleaved).unwrap();
+                    // A view of those of more tokens, as a decode step's are.
+                    let more = [&[5], positions, &[6]].concat();
+                    let angles = RopeAngles::new(backend, &more, &inv_freqs, interleaved)
+                        .and_then(|all| all.narrow(1, n))
+                        .unwrap();
                     let plain_angles = Plain::angles(&angles);
                     let want = turned(&x, positions, &inv_freqs, interleaved);
                     for (view, t) in views(backend, &x, dtype) {

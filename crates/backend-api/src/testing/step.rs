@@ -249,7 +249,10 @@ fn check_decode<B: Backend>(
             cache_shape.rank()
         );
         let positions: Vec<u32> = (0..rows).map(|row| (end + 3 * row) as u32).collect();
-        let rope = RopeAngles::new(backend, &positions, &inv_freqs, interleaved).unwrap();
+        let more = [&[5], &positions[..]].concat();
+        let rope = RopeAngles::new(backend, &more, &inv_freqs, interleaved)
+            .and_then(|all| all.narrow(1, rows))
+            .unwrap();
         let plain_rope = Plain::angles(&rope);
         let width = (heads + 2 * kv_heads) * d;
         let qkv = Nd::random([rows, width], rng).rounded(dtype);
