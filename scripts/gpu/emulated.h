@@ -114,7 +114,15 @@ static void report(const char* what, double error, double allowed) {
   wrong += !right;
 }
 
-struct Given { const T* x; const void* w; const T *scales, *biases; const float* norm; const T *bias, *add; T* y; Shape x_shape; };
+struct Given {
+  const T* x;
+  const void* w;
+  const T *scales, *biases;
+  const float* norm;
+  const T *bias, *add;
+  T* y;
+  Shape x_shape;
+};
 // x · Wᵀ and what surrounds it, of M rows, beside the kernel's result.
 template <int M, int N, int K, int GROUP, bool NORM, int GATE, bool BIAS, bool ADD>
 static void product(const char* what, Place grid, int threads, std::function<void(const Given&)> kernel) {
@@ -128,7 +136,8 @@ static void product(const char* what, Place grid, int threads, std::function<voi
   for (auto& word : codes) word = numbers();
   std::vector<T> y((size_t)M * OUTS, T(777));
   const void* weights = DENSE ? static_cast<const void*>(w.data()) : codes.data();
-  const Given given = {x.data(), weights, scales.data(), biases.data(), norm.data(), bias.data(), add.data(), y.data(), {{M, K, 0, 0}}};
+  const Given given = {x.data(), weights, scales.data(), biases.data(), norm.data(), bias.data(), add.data(), y.data(),
+                       {{M, K, 0, 0}}};
   launch(grid, threads, [&] { kernel(given); });
   double worst = 0;
   for (int m = 0; m < M; ++m) {
@@ -149,7 +158,9 @@ static void product(const char* what, Place grid, int threads, std::function<voi
     for (int n = 0; n < OUTS; ++n) {
       double one = sums[n];
       if (GATE == 1) one = one / (1 + std::exp(-one)) * sums[n + N / 2];
-      if (GATE == 2) one = 0.5 * one * (1 + std::tanh(0.7978845608 * (one + 0.044715 * one * one * one))) * sums[n + N / 2];
+      if (GATE == 2) {
+        one = 0.5 * one * (1 + std::tanh(0.7978845608 * (one + 0.044715 * one * one * one))) * sums[n + N / 2];
+      }
       if (ADD) one += double(add[size_t(m) * OUTS + n]);
       const double error = std::fabs(one - double(y[size_t(m) * OUTS + n])) / (1 + std::fabs(one));
       if (!(error <= worst)) worst = error;
@@ -158,7 +169,18 @@ static void product(const char* what, Place grid, int threads, std::function<voi
   report(what, worst, 2e-3);
 }
 
-struct Attended { const T *qkv, *k, *v; Strides strides; const float *cos, *sin; Shape at; const uint32_t* counts; const float *q_norm, *k_norm; const T* mask; Strides mask_strides; T* out; float* sums; };
+struct Attended {
+  const T *qkv, *k, *v;
+  Strides strides;
+  const float *cos, *sin;
+  Shape at;
+  const uint32_t* counts;
+  const float *q_norm, *k_norm;
+  const T* mask;
+  Strides mask_strides;
+  T* out;
+  float* sums;
+};
 // A token's attention beside the kernel's outputs and the caches that it leaves.
 template <int D, int G, int KV, int RANK, int FREQS, bool NORM, bool MASKED, bool INTERLEAVED>
 static void attention(const char* what, int rows, int seen, int end, int parts, std::function<void(const Attended&)> kernel) {
@@ -166,7 +188,8 @@ static void attention(const char* what, int rows, int seen, int end, int parts, 
   const int capacity = end + 5, len = end + 1 - seen;
   auto qkv = some<T>(size_t(rows) * (G + 2) * KV * D, 1);
   auto k = some<T>(size_t(rows) * KV * capacity * D, 1), v = some<T>(k.size(), 1);
-  auto cos = some<float>(rows * FREQS, 1), sin = some<float>(rows * FREQS, 1), q_norm = some<float>(D, 1), k_norm = some<float>(D, 1);
+  auto cos = some<float>(rows * FREQS, 1), sin = some<float>(rows * FREQS, 1);
+  auto q_norm = some<float>(D, 1), k_norm = some<float>(D, 1);
   std::vector<T> mask((size_t)rows * len);
   for (int i = 0; i < rows * len; ++i) mask[i] = i % len < 2 * (i / len) && i % len < len - 1 ? T(-INFINITY) : T(0);
   std::vector<uint32_t> counts(rows * KV, 0);
@@ -175,7 +198,8 @@ static void attention(const char* what, int rows, int seen, int end, int parts, 
   const long long head = (long long)capacity * D;
   const Strides strides = RANK == 4 ? Strides{{KV * head, head, D, 1}} : Strides{{head, D, 1, 0}};
   const auto old_k = k, old_v = v;
-  const Attended given = {qkv.data(), k.data(), v.data(), strides, cos.data(), sin.data(), {{seen + 1, end + 1, 0, 0}}, counts.data(), q_norm.data(), k_norm.data(), mask.data(), {{len, 1, 0, 0}}, out.data(), sums.data()};
+  const Attended given = {qkv.data(), k.data(), v.data(), strides, cos.data(), sin.data(), {{seen + 1, end + 1, 0, 0}},
+                          counts.data(), q_norm.data(), k_norm.data(), mask.data(), {{len, 1, 0, 0}}, out.data(), sums.data()};
   launch({parts, KV, rows}, 256, [&] { kernel(given); });
   double worst = 0, kept = 0;
   for (auto count : counts) kept += count;
