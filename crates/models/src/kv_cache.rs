@@ -41,6 +41,7 @@ impl CacheSpec {
 
     /// Most bytes for a sequence of `tokens` that grows by at most `chunk` a step.
     pub fn bytes(&self, tokens: usize, chunk: usize, format: KvFormat) -> usize {
+        let tokens = tokens + answer(chunk);
         let held = match self.kept() {
             Some(kept) => tokens.min(kept + chunk + slack(kept)),
             None => tokens,
@@ -66,7 +67,10 @@ impl CacheSpec {
         let (keep, capacity) = match self.kept() {
             Some(kept) if held > kept => (kept, kept + added + slack(kept)),
             // Half as much again, so that long generations copy a bounded number of times.
-            _ => (held, (held + added).max(capacity + capacity / 2)),
+            _ => (
+                held,
+                (held + added + answer(added)).max(capacity + capacity / 2),
+            ),
         };
         (keep, capacity.next_multiple_of(BLOCK))
     }
@@ -83,6 +87,14 @@ impl CacheSpec {
             Some(window) => (len + 1).saturating_sub(window),
             None => 0,
         }
+    }
+}
+
+/// Room beside a prompt's tokens, so that an answer does not begin with a move of them all.
+fn answer(added: usize) -> usize {
+    match added {
+        0 | 1 => 0,
+        _ => 64,
     }
 }
 
@@ -348,5 +360,33 @@ impl<B: Backend> SequenceCache<B> {
             .iter()
             .filter_map(|l| l.keys_values.as_ref())
             .flat_map(|(k, v)| k.parts().chain(v.parts()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const F16: KvFormat = KvFormat::Plain(DType::F16);
+
+    #[test]
+    fn a_prompt_has_room_for_an_answer_that_its_bytes_count() {
+        for window in [None, Some(512)] {
+            let spec = CacheSpec {
+                kv_heads: 3,
+                head_dim: 64,
+                window,
+            };
+            for prompt in [2, 200, 256, 500, 512, 1024, 3000] {
+                let (keep, capacity) = spec.grown(0, 0, prompt);
+                assert_eq!(keep, 0);
+                assert!(capacity >= prompt + 64, "{prompt} tokens: {capacity}");
+                let bytes = capacity * spec.bytes_per_token(F16);
+                let promised = spec.bytes(prompt, prompt, F16);
+                assert!(bytes <= promised, "{prompt} tokens: {bytes} of {promised}");
+            }
+            // A token alone needs no more than its block.
+            assert_eq!(spec.grown(0, 0, 1), (0, BLOCK));
+        }
     }
 }
