@@ -167,7 +167,7 @@ fn keys_and_values_can_be_kept_smaller() {
         let serves = |kv_type| {
             let output = biplane()
                 .args(["run", "--raw", "-q", "-n", "1", "--backend", backend.name()])
-                .args(["--ctx", "1024", "--kv-memory", "500K"])
+                .args(["--ctx", "900", "--kv-memory", "500K"])
                 .args(["--kv-type", kv_type, "-m"])
                 .arg(fixture("stablelm-qkln/mlx-4bit"))
                 .arg("Alice")

@@ -1,5 +1,7 @@
 use std::{path::PathBuf, sync::Arc};
 
+use crate::memory::readable;
+
 /// Result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -35,7 +37,7 @@ pub enum Error {
         queued: usize,
     },
     /// What is asked for does not fit the memory.
-    #[error("{what} take {}, {} are there for them; {remedy}", gib(*needed), gib(*available))]
+    #[error("{what} take {}, {} are there for them; {remedy}", readable(*needed), readable(*available))]
     Memory {
         /// What does not fit.
         what: String,
@@ -73,10 +75,6 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
-}
-
-fn gib(bytes: u64) -> String {
-    format!("{:.2} GiB", bytes as f64 / f64::from(1 << 30))
 }
 
 impl Error {

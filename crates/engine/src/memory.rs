@@ -32,6 +32,19 @@ pub fn peak_resident_bytes() -> Option<u64> {
     None
 }
 
+/// Bytes in the unit that suits a reader: `300 MiB`, `1.50 GiB`.
+pub fn readable(bytes: u64) -> String {
+    const UNITS: [&str; 4] = ["B", "KiB", "MiB", "GiB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit < 3 {
+        value /= 1024.0;
+        unit += 1;
+    }
+    let digits = usize::from(unit == 3) * 2;
+    format!("{value:.digits$} {}", UNITS[unit])
+}
+
 /// Bytes of memory that the system could give to a process now; `None` where it does not say.
 pub fn available_bytes() -> Option<u64> {
     let mut system = sysinfo::System::new();
@@ -118,6 +131,13 @@ fn fits(what: String, needed: u64, available: Option<u64>, remedy: &'static str)
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bytes_for_people() {
+        assert_eq!(readable(999), "999 B");
+        assert_eq!(readable(300 << 20), "300 MiB");
+        assert_eq!(readable(3 << 29), "1.50 GiB");
+    }
 
     #[test]
     fn what_does_not_fit_is_refused_with_figures_and_remedies() {

@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::Context;
 use biplane::ModelBuilder;
+pub use biplane::memory::readable as bytes;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::near;
@@ -139,19 +140,6 @@ fn bar(task: &str, total: u64) -> ProgressBar {
     bar
 }
 
-/// Bytes for people.
-pub fn bytes(n: u64) -> String {
-    const UNITS: [&str; 4] = ["B", "KiB", "MiB", "GiB"];
-    let mut value = n as f64;
-    let mut unit = 0;
-    while value >= 1024.0 && unit < 3 {
-        value /= 1024.0;
-        unit += 1;
-    }
-    let digits = usize::from(unit == 3) * 2;
-    format!("{value:.digits$} {}", UNITS[unit])
-}
-
 /// A model that would have to be downloaded first.
 #[derive(Debug)]
 pub struct NotHere(String);
@@ -221,13 +209,6 @@ fn in_words(error: &anyhow::Error) -> String {
 #[cfg(test)]
 mod tests {
     use anyhow::Context;
-
-    #[test]
-    fn bytes_for_people() {
-        assert_eq!(super::bytes(999), "999 B");
-        assert_eq!(super::bytes(300 << 20), "300 MiB");
-        assert_eq!(super::bytes(3 << 29), "1.50 GiB");
-    }
 
     #[test]
     fn every_cause_is_said_once() {
