@@ -192,10 +192,16 @@ impl Kernel for Largest<'_> {
             let most = V::max(V::max(most[0], most[1]), V::max(most[2], most[3]));
             V::store(largest.as_mut_ptr(), most);
         }
-        *self.1 = largest
-            .iter()
-            .chain(&self.0[at..])
-            .fold(f32::NEG_INFINITY, |a, &x| if x > a { x } else { a });
+        let larger = |a: f32, x: f32| if x > a { x } else { a };
+        // In halves: one after the other would take as long as many a row.
+        let mut half = MAX_LANES / 2;
+        while half > 0 {
+            for i in 0..half {
+                largest[i] = larger(largest[i], largest[half + i]);
+            }
+            half /= 2;
+        }
+        *self.1 = self.0[at..].iter().fold(largest[0], |a, &x| larger(a, x));
     }
 }
 

@@ -31,20 +31,8 @@ pub(super) unsafe fn exp<V: Simd>(x: V::F) -> V::F {
             p = V::fma(p, r, V::splat(*c));
         }
         let p = V::add(V::fma(p, V::mul(r, r), r), V::splat(1.0));
-        // In two steps: 2^n itself may be beyond the normal numbers.
-        let half = V::half_signed(n);
-        V::mul(
-            V::mul(p, power_of_two::<V>(half)),
-            power_of_two::<V>(V::sub_words(n, half)),
-        )
+        V::scale(p, whole, n)
     }
-}
-
-/// `2^n` for whole numbers above -127 and below 128.
-#[inline(always)]
-unsafe fn power_of_two<V: Simd>(n: V::I) -> V::F {
-    // SAFETY: the caller's contract.
-    unsafe { V::from_bits(V::shl(V::add_words(n, V::splat_word(127)), 23)) }
 }
 
 /// Up to a vector of elements, the missing ones `fill`.

@@ -139,6 +139,11 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn scale(x: __m512, n: __m512, _: __m512i) -> __m512 {
+        unsafe { _mm512_scalef_ps(x, n) }
+    }
+
+    #[inline(always)]
     unsafe fn splat_word(x: u32) -> __m512i {
         unsafe { _mm512_set1_epi32(x as i32) }
     }

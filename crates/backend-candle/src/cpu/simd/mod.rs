@@ -276,6 +276,22 @@ pub(crate) trait Simd: Copy + 'static {
         }
     }
 
+    /// `x · 2^n` for a normal `x` near 1, `n` given as floats and as words: whole numbers whose halves are
+    /// exponents of normal numbers. Rounded once.
+    #[inline(always)]
+    unsafe fn scale(x: Self::F, _n: Self::F, n: Self::I) -> Self::F {
+        // SAFETY: the caller's contract.
+        unsafe {
+            // In two steps: 2^n itself may be beyond the normal numbers.
+            let half = Self::half_signed(n);
+            let rest = Self::sub_words(n, half);
+            let bias = Self::splat_word(127);
+            let half = Self::from_bits(Self::shl(Self::add_words(half, bias), 23));
+            let rest = Self::from_bits(Self::shl(Self::add_words(rest, bias), 23));
+            Self::mul(Self::mul(x, half), rest)
+        }
+    }
+
     unsafe fn splat_word(x: u32) -> Self::I;
     unsafe fn load_words(p: *const u32) -> Self::I;
     unsafe fn and(a: Self::I, b: Self::I) -> Self::I;
