@@ -4,7 +4,9 @@
 //! memory in order, claims them one by one, and then those left of the others' stretches: a thread that
 //! the system takes away holds up no more than the task it is in. Nothing is allocated for a job.
 //!
-//! A worker without a task fetches what it will read in the next job into its cache: see [`Ahead`].
+//! A worker without a task fetches what it will read in the next job into its cache: see [`parallel_for_after`].
+
+mod ahead;
 
 use std::any::Any;
 use std::ops::Range;
@@ -14,6 +16,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
 use super::simd::prefetch;
+pub use ahead::{Ahead, parallel_for_after, parallel_for_between};
+use ahead::{NOTHING, Reads};
 
 /// Rounds a worker spins for the next job before it sleeps: some tens of microseconds, longer than
 /// the gaps between the operations of a decode step.
@@ -32,42 +36,19 @@ struct Line<T>(T);
 
 type Task<'a> = &'a (dyn Fn(usize) + Sync);
 
-/// Threads besides the caller's that [`Ahead`] has places for.
-const AHEAD_THREADS: usize = 7;
 /// Most bytes that a worker fetches ahead: a part of a second-level cache.
 const AHEAD_BYTES: usize = 256 * 1024;
 /// Bytes between two looks for a job.
 const AHEAD_STEP: usize = 512;
 const CACHE_LINE: usize = 64;
 
-/// Where each worker begins to read in the next job: addresses and lengths. Hints, which may be
-/// outdated: nothing is read but by prefetches, which never fault.
-#[derive(Default)]
-pub struct Ahead([(AtomicUsize, AtomicUsize); AHEAD_THREADS]);
-
-impl Ahead {
-    /// Says what each worker reads first: `first` gives that of a worker, by its number from 1 on.
-    pub fn set<T>(&self, first: impl Fn(usize) -> Option<*const [T]>) {
-        for (i, (start, bytes)) in self.0.iter().enumerate().take(threads() - 1) {
-            let region = first(i + 1);
-            let address = region.map_or(0, |r| r.cast::<u8>().addr());
-            let len = region.map_or(0, |r| r.len() * size_of::<T>());
-            // Writing what is there already would take the line from the workers' caches.
-            if start.load(Ordering::Relaxed) != address {
-                start.store(address, Ordering::Relaxed);
-                bytes.store(len, Ordering::Relaxed);
-            }
-        }
-    }
-}
-
 struct Shared {
     /// Job number, [`OPEN`], and how many workers are inside.
     state: Line<AtomicU64>,
     /// The next unclaimed task of every thread's stretch, the caller's first.
     next: Box<[Line<AtomicUsize>]>,
-    /// What [`Ahead`] said for this job.
-    ahead: Ahead,
+    /// What the job after this one reads.
+    ahead: Reads,
     tasks: AtomicUsize,
     /// Points at the caller's `Task`; valid while a worker is inside an open job.
     job: AtomicPtr<()>,
@@ -116,12 +97,10 @@ pub fn set_threads(n: usize) {
 /// From inside a task the caller does all of it itself; while another thread's job runs it begins by
 /// itself, and shares what is left when that job has ended. A panic in a task reaches the caller after the tasks that run have ended; the unclaimed ones are dropped.
 pub fn parallel_for(tasks: usize, f: impl Fn(usize) + Sync) {
-    static NOTHING: Ahead = Ahead([const { (AtomicUsize::new(0), AtomicUsize::new(0)) }; _]);
-    parallel_for_then(&NOTHING, tasks, f);
+    run(&NOTHING, tasks, f);
 }
 
-/// As [`parallel_for`], where it is known what the next job reads.
-pub fn parallel_for_then(ahead: &Ahead, tasks: usize, f: impl Fn(usize) + Sync) {
+fn run(ahead: &Reads, tasks: usize, f: impl Fn(usize) + Sync) {
     for first in 0..tasks {
         if tasks - first > 1 && threads() > 1 && share(ahead, tasks - first, &|i| f(first + i)) {
             return;
@@ -136,7 +115,7 @@ pub fn stretch(tasks: usize, thread: usize, threads: usize) -> Range<usize> {
 }
 
 /// Runs a job on the pool, if no other is running there.
-fn share(ahead: &Ahead, tasks: usize, f: &(impl Fn(usize) + Sync)) -> bool {
+fn share(ahead: &Reads, tasks: usize, f: &(impl Fn(usize) + Sync)) -> bool {
     let mut guard = match pool().try_lock() {
         Ok(guard) => guard,
         Err(std::sync::TryLockError::Poisoned(e)) => e.into_inner(),
@@ -178,7 +157,7 @@ impl Pool {
         let shared = Arc::new(Shared {
             state: Line::default(),
             next: (0..=n).map(|_| Line::default()).collect(),
-            ahead: Ahead::default(),
+            ahead: Reads::default(),
             tasks: AtomicUsize::new(0),
             job: AtomicPtr::default(),
             stop: AtomicBool::new(false),
@@ -198,7 +177,7 @@ impl Pool {
     }
 
     /// Runs a job; gives the panic of a task.
-    fn run(&mut self, ahead: &Ahead, tasks: usize, f: Task<'_>) -> Option<Box<dyn Any + Send>> {
+    fn run(&mut self, ahead: &Reads, tasks: usize, f: Task<'_>) -> Option<Box<dyn Any + Send>> {
         let shared = &*self.shared;
         let threads = shared.next.len();
         for (i, next) in shared.next.iter().enumerate() {

@@ -2,27 +2,27 @@
 // instructions, and where it is not inlined all registers go to memory.
 #![allow(clippy::needless_range_loop)]
 
+mod queries;
 mod rows;
 mod score;
 mod weigh;
 
 use std::ops::Range;
 
-use biplane_backend::AttentionMask;
-
 use crate::cpu::elementwise::Exponentials;
 
+use crate::cpu::Kept;
 use crate::cpu::simd::{Kernel, Simd};
-use crate::cpu::{Kept, SharedOut, Strided};
 
 use half::f16;
 
+pub(super) use queries::Queries;
+
 use self::{
-    rows::{Element, Rows, room_for_codes},
+    rows::{Element, Rows},
     score::score,
     weigh::weigh_block,
 };
-use super::AttentionShape;
 
 /// Most queries that meet a key or a value while it is in registers.
 pub(super) const TILE: usize = 4;
@@ -65,81 +65,6 @@ macro_rules! with_tile {
     };
 }
 
-/// Some queries of one key head. Queries of a key head are numbered position by position, the heads
-/// of a position next to each other.
-#[derive(Clone, Copy)]
-pub(super) struct Queries<'a> {
-    pub q: Strided<'a>,
-    pub k: Kept<'a>,
-    pub v: Kept<'a>,
-    pub shape: AttentionShape,
-    pub mask: AttentionMask,
-    pub scale: f32,
-    pub kv_head: usize,
-    pub first: usize,
-    /// At most [`MAX_QUERIES`].
-    pub count: usize,
-    pub out: SharedOut,
-}
-
-impl Queries<'_> {
-    /// Head and position of a query.
-    #[inline(always)]
-    fn place(&self, query: usize) -> (usize, usize) {
-        let group = self.shape.heads / self.shape.kv_heads;
-        let number = self.first + query;
-        (self.kv_head * group + number % group, number / group)
-    }
-
-    /// The keys a query sees.
-    #[inline(always)]
-    fn visible(&self, query: usize) -> Range<usize> {
-        let (_, position) = self.place(query);
-        self.mask
-            .visible(position, self.shape.q_len, self.shape.kv_len)
-    }
-
-    /// The keys that any of some queries sees: the first query sees the first, the last the last.
-    #[inline(always)]
-    pub fn visible_to_any(&self, queries: Range<usize>) -> Range<usize> {
-        self.visible(queries.start).start..self.visible(queries.end - 1).end
-    }
-
-    /// Floats of scores: a row of [`Self::visible_to_any`] for each query.
-    pub fn scores_len(&self) -> usize {
-        self.count * self.visible_to_any(0..self.count).len()
-    }
-
-    /// Keys of a block, a multiple of [`KEYS`]. It changes no result.
-    #[inline(always)]
-    fn block(&self) -> usize {
-        match self.k {
-            Kept::F32(_) => KEY_BLOCK,
-            Kept::F16(_) | Kept::Codes(_) => {
-                (WIDENED / self.shape.head_dim).clamp(KEYS, KEY_BLOCK) / KEYS * KEYS
-            }
-        }
-    }
-
-    /// Floats of room for a block that was kept otherwise.
-    pub fn room_len(&self) -> usize {
-        match self.k {
-            Kept::F32(_) => 0,
-            Kept::F16(_) => self.block() * self.shape.head_dim,
-            Kept::Codes(_) => room_for_codes(self.block(), self.shape.head_dim),
-        }
-    }
-
-    /// One query's output.
-    #[inline(always)]
-    fn out(&self, query: usize) -> *mut f32 {
-        let (head, position) = self.place(query);
-        let start = (position * self.shape.heads + head) * self.shape.head_dim;
-        // SAFETY: `[q_len, heads, head_dim]` elements, of which no other task has this query's.
-        unsafe { self.out.part(start, self.shape.head_dim).as_mut_ptr() }
-    }
-}
-
 /// Everything of some queries, in one thread.
 pub(super) struct Whole<'a> {
     pub queries: Queries<'a>,
@@ -161,9 +86,14 @@ impl Kernel for Whole<'_> {
         // SAFETY: queries, keys, scores and room are within the slices' bounds by the assertions here
         // and in `attention_with`.
         unsafe {
-            score_keys::<V>(queries, keys.clone(), scores, room);
+            let values = queries.value(queries.kv_head, keys.start);
+            score_keys::<V>(queries, keys.clone(), values, scores, room);
             soften::<V>(queries, self.scores, &mut factors);
-            weigh_values::<V>(queries, 0..d, scores, &factors, room);
+            let next = match queries.kv_head + 1 < queries.shape.kv_heads {
+                true => queries.key(queries.kv_head + 1, keys.start),
+                false => std::ptr::null(),
+            };
+            weigh_values::<V>(queries, keys, next, 0..d, scores, &factors, room);
         }
     }
 }
@@ -173,6 +103,8 @@ pub(super) struct Scores<'a> {
     pub queries: Queries<'a>,
     /// A range of [`Queries::visible_to_any`].
     pub keys: Range<usize>,
+    /// What is read afterwards, where that is known.
+    pub next: *const f16,
     /// [`Queries::scores_len`] floats, of which other tasks write other keys'.
     pub scores: *mut f32,
     /// [`Queries::room_len`] floats.
@@ -188,6 +120,7 @@ impl Kernel for Scores<'_> {
             score_keys::<V>(
                 &self.queries,
                 self.keys,
+                self.next,
                 self.scores,
                 self.room.as_mut_ptr(),
             );
@@ -211,12 +144,16 @@ impl Kernel for Soften<'_> {
     }
 }
 
-/// Some elements of the outputs of some queries.
+/// Some elements of the outputs of some queries, added up for some keys after those before them.
 pub(super) struct Weighted<'a> {
     pub queries: Queries<'a>,
     /// Elements of a head: bounds are multiples of [`MAX_LANES`](crate::cpu::simd::MAX_LANES) but for
     /// the last.
     pub elements: Range<usize>,
+    /// A range of [`Queries::visible_to_any`].
+    pub keys: Range<usize>,
+    /// What is read afterwards, where that is known.
+    pub next: *const f16,
     /// [`Queries::scores_len`] floats.
     pub weights: &'a [f32],
     pub factors: &'a [f32; MAX_QUERIES],
@@ -229,10 +166,19 @@ impl Kernel for Weighted<'_> {
     unsafe fn run<V: Simd>(self) {
         assert!(self.weights.len() == self.queries.scores_len());
         assert!(self.room.len() >= self.queries.room_len());
-        let weights = self.weights.as_ptr();
-        let room = self.room.as_mut_ptr();
+        let (weights, room) = (self.weights.as_ptr(), self.room.as_mut_ptr());
         // SAFETY: as in `Whole`; no other task has these elements.
-        unsafe { weigh_values::<V>(&self.queries, self.elements, weights, self.factors, room) }
+        unsafe {
+            weigh_values::<V>(
+                &self.queries,
+                self.keys,
+                self.next,
+                self.elements,
+                weights,
+                self.factors,
+                room,
+            );
+        }
     }
 }
 
@@ -241,6 +187,7 @@ impl Kernel for Weighted<'_> {
 unsafe fn score_keys<V: Simd>(
     queries: &Queries<'_>,
     some: Range<usize>,
+    next: *const f16,
     scores: *mut f32,
     room: *mut f32,
 ) {
@@ -251,7 +198,7 @@ unsafe fn score_keys<V: Simd>(
     // SAFETY: the caller's contract.
     unsafe {
         if let (Kept::F16(kept), true) = (queries.k, n <= tile::<V>()) {
-            let rows = Rows::in_place(kept, queries.kv_head, &some, &(0..d));
+            let rows = Rows::in_place(kept, queries.kv_head, &some, &(0..d)).then(next);
             return score_tiles::<V, f16>(queries, &rows, some, scores, &keys);
         }
         let mut start = some.start;
@@ -306,10 +253,13 @@ unsafe fn soften<V: Simd>(
     }
 }
 
-/// Some elements of all queries' outputs: the sums of weighted values.
+/// Some elements of all queries' outputs: the sums of some keys' weighted values, which follow those of the keys
+/// before.
 #[inline(always)]
 unsafe fn weigh_values<V: Simd>(
     queries: &Queries<'_>,
+    some: Range<usize>,
+    next: *const f16,
     elements: Range<usize>,
     weights: *const f32,
     factors: &[f32; MAX_QUERIES],
@@ -319,26 +269,28 @@ unsafe fn weigh_values<V: Simd>(
     let size = queries.block();
     let keys = queries.visible_to_any(0..n);
     assert!(n <= MAX_QUERIES && elements.end <= queries.shape.head_dim);
+    assert!(keys.start <= some.start && some.end <= keys.end);
     // SAFETY: the caller's contract; outputs are `head_dim` long.
     unsafe {
-        for query in 0..n {
+        for query in 0..if some.start == keys.start { n } else { 0 } {
             let out = queries.out(query).add(elements.start);
             out.write_bytes(0, elements.len());
         }
         if let (Kept::F16(kept), true) = (queries.v, n <= tile::<V>()) {
-            let rows = Rows::in_place(kept, queries.kv_head, &keys, &elements);
-            weigh_tiles::<V, f16>(queries, &rows, &elements, &keys, weights, &keys);
+            let rows = Rows::in_place(kept, queries.kv_head, &some, &elements).then(next);
+            weigh_tiles::<V, f16>(queries, &rows, &elements, &some, weights, &keys);
         } else {
-            let mut start = keys.start;
-            while start < keys.end {
-                let block = start..keys.end.min(start + size);
+            let mut start = some.start;
+            while start < some.end {
+                let block = start..some.end.min(start + size);
                 let d = queries.shape.head_dim;
                 let rows = Rows::of::<V>(queries.v, queries.kv_head, &block, &elements, d, room);
                 weigh_tiles::<V, f32>(queries, &rows, &elements, &block, weights, &keys);
                 start += size;
             }
         }
-        for (query, factor) in factors.iter().enumerate().take(n) {
+        let ended = if some.end == keys.end { n } else { 0 };
+        for (query, factor) in factors.iter().enumerate().take(ended) {
             let out = queries.out(query).add(elements.start);
             let out = std::slice::from_raw_parts_mut(out, elements.len());
             out.iter_mut().for_each(|x| *x *= factor);

@@ -311,6 +311,8 @@ fn a_split_among_threads_changes_nothing() {
         (4, 1, 1, 1030, 256),
         (4, 2, 3, 333, 104),
         (3, 1, 4, 260, 13),
+        (7, 7, 1, 520, 16),
+        (16, 8, 2, 300, 32),
     ] {
         let mut case = Case::new(heads, kv_heads, q_len, kv_len, d).rounded();
         let forms = [Form::Floats, Form::Halves, Form::Codes(8), Form::Codes(4)];

@@ -1,7 +1,6 @@
 //! Products of rounded activations with some matrices, as one job of the pool.
 
 use std::cell::Cell;
-use std::sync::Arc;
 
 use crate::cpu::elementwise::{Activation, GatedRows};
 use crate::cpu::pages::Line;
@@ -12,7 +11,7 @@ use super::apart::Apart;
 use super::codec::PANEL;
 use super::layout::{Format, with_codes};
 use super::rounded::{Rounding, round};
-use super::{CpuMatrix, LAST, SCRATCH, integer, room};
+use super::{CpuMatrix, SCRATCH, integer, room};
 
 /// Most matrices of a job.
 pub(super) const TOGETHER: usize = 4;
@@ -170,15 +169,13 @@ pub(super) fn rounded_products(
         let here = |p: &&Part<'_>| task < p.first_task + p.tasks;
         parts.iter().flatten().find(here)
     };
-    if let Some(last) = LAST.replace(Arc::downgrade(first)).upgrade() {
-        let threads = pool::threads();
-        last.ahead.set(|thread| {
-            let task = pool::stretch(tasks, thread, threads).start;
-            part_of(task).map(|part| part.words_from(task))
-        });
-    }
+    let threads = pool::threads();
+    let reads = |thread| {
+        let task = pool::stretch(tasks, thread, threads).start;
+        part_of(task).map(|part| part.words_from(task))
+    };
     let x = &scratch[..words];
-    pool::parallel_for_then(&first.ahead, tasks, |task| match (gated, &parts) {
+    pool::parallel_for_after(&first.ahead, reads, tasks, |task| match (gated, &parts) {
         (Some((activation, out)), [Some(gate), Some(up), ..]) => {
             run_gated(isa, activation, [gate, up], x, task, out);
         }

@@ -4,7 +4,6 @@
 //! are multiplied in full, with the bits that the whole product has.
 
 use std::cell::Cell;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::cpu::elementwise::argmax;
@@ -17,7 +16,7 @@ use super::codec::{PANEL, vecs};
 use super::integer::{Product, tile};
 use super::job::Columns;
 use super::rounded::{EXTRA, Rounding, round};
-use super::{CpuMatrix, LAST, SCRATCH, room};
+use super::{CpuMatrix, SCRATCH, room};
 
 thread_local! {
     /// Room for all outputs, kept from call to call.
@@ -230,18 +229,16 @@ impl CpuMatrix {
             SCRATCH.set(scratch);
             return None;
         }
-        if let Some(last) = LAST.replace(Arc::downgrade(&self.inner)).upgrade() {
-            let threads = pool::threads();
-            let words = bytemuck::cast_slice::<Line, u32>(&self.inner.data);
-            let all = words.get(..layout.panels() * layout.panel_words());
-            let all = all.unwrap_or_default();
-            last.ahead.set(|thread| {
-                let task = pool::stretch(tasks, thread, threads).start;
-                let rest = all.get(task * PANELS * layout.panel_words()..)?;
-                Some(std::ptr::from_ref(rest))
-            });
-        }
-        pool::parallel_for_then(&self.inner.ahead, tasks, |task| {
+        let threads = pool::threads();
+        let words = bytemuck::cast_slice::<Line, u32>(&self.inner.data);
+        let all = words.get(..layout.panels() * layout.panel_words());
+        let all = all.unwrap_or_default();
+        let reads = |thread| {
+            let task = pool::stretch(tasks, thread, threads).start;
+            let rest = all.get(task * PANELS * layout.panel_words()..)?;
+            Some(std::ptr::from_ref(rest))
+        };
+        pool::parallel_for_after(&self.inner.ahead, reads, tasks, |task| {
             for panel in panels(task).filter(|panel| *panel != first) {
                 let above = found.value();
                 if most[panel] >= above {

@@ -18,7 +18,7 @@ use std::cell::Cell;
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Range;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use biplane_backend::repack::dequantize_value;
 use biplane_backend::{PackedMatrix, Result};
@@ -46,9 +46,8 @@ struct Packed {
     layout: Layout,
     data: Lines,
     arithmetic: Arithmetic,
-    /// What the job reads that followed the last one that began with this matrix: a model's decode steps
-    /// are all alike.
-    ahead: Ahead,
+    /// What is read after a job that begins with this matrix.
+    ahead: Arc<Ahead>,
     /// Whether to look for the largest output alone.
     searches: Searches,
 }
@@ -86,8 +85,6 @@ impl fmt::Debug for CpuMatrix {
 thread_local! {
     /// Room for arranged activations, kept from call to call.
     static SCRATCH: Cell<Vec<u32>> = const { Cell::new(Vec::new()) };
-    /// The first matrix of the last job.
-    static LAST: Cell<Weak<Packed>> = const { Cell::new(Weak::new()) };
 }
 
 /// The first `words` words of a buffer that grows.
@@ -120,7 +117,7 @@ impl CpuMatrix {
                 layout,
                 data,
                 arithmetic,
-                ahead: Ahead::default(),
+                ahead: Arc::default(),
                 searches: Searches::default(),
             }),
         };

@@ -59,6 +59,10 @@ pub(super) struct Rows<E> {
     /// How many elements further on that lies which the memory is to be asked for: nothing where rows
     /// were widened into the cache.
     ahead: usize,
+    /// Where these rows end, and those begin that are read after them: nothing is asked of the memory that
+    /// is not read.
+    end: *const E,
+    next: *const E,
 }
 
 impl<E: Element> Rows<E> {
@@ -76,15 +80,27 @@ impl<E: Element> Rows<E> {
                 stride: 0,
                 first: keys.start,
                 ahead: 0,
+                end: std::ptr::null(),
+                next: std::ptr::null(),
             };
         }
         let rows_ahead = AHEAD / (elements.len().max(1) * size_of::<E>());
+        let start = kept.row(head, keys.start, elements.end)[elements.start..].as_ptr();
+        let end = start.wrapping_add(keys.len() * kept.token_stride);
         Rows {
-            start: kept.row(head, keys.start, elements.end)[elements.start..].as_ptr(),
+            start,
             stride: kept.token_stride,
             first: keys.start,
             ahead: rows_ahead.max(1) * kept.token_stride,
+            end,
+            next: end,
         }
+    }
+
+    /// Says where that begins which is read after these rows; null where nothing is known.
+    #[inline(always)]
+    pub(super) fn then(self, next: *const E) -> Rows<E> {
+        Rows { next, ..self }
     }
 
     /// Without the rows before `key`, which becomes number 0.
@@ -111,12 +127,20 @@ impl<E: Element> Rows<E> {
         self.start.wrapping_add((key - self.first) * self.stride)
     }
 
-    /// Asks the memory for `n` elements of a later row than this one.
+    /// Asks the memory for `n` elements of a later row than this one, or of what follows the rows.
     #[inline(always)]
     pub(super) fn ask(&self, row: *const E, n: usize) {
-        if self.ahead > 0 {
-            ask(row.wrapping_add(self.ahead), n);
+        if self.ahead == 0 {
+            return;
         }
+        let mut row = row.wrapping_add(self.ahead);
+        if row >= self.end {
+            if self.next.is_null() {
+                return;
+            }
+            row = self.next.wrapping_byte_add(row.addr() - self.end.addr());
+        }
+        ask(row, n);
     }
 }
 
@@ -177,6 +201,8 @@ impl Rows<f32> {
             stride,
             first: keys.start,
             ahead: 0,
+            end: std::ptr::null(),
+            next: std::ptr::null(),
         }
     }
 }
