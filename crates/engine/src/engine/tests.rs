@@ -5,6 +5,7 @@ mod ahead;
 mod constraints;
 mod fake;
 mod prefixes;
+mod steps;
 mod trouble;
 
 use std::{
