@@ -193,7 +193,7 @@ impl Kernel for Largest<'_> {
             V::store(largest.as_mut_ptr(), most);
         }
         let larger = |a: f32, x: f32| if x > a { x } else { a };
-        // In halves: one after the other would take as long as many a row.
+        // In halves: one after the other takes as long as the vectors of a short row.
         let mut half = MAX_LANES / 2;
         while half > 0 {
             for i in 0..half {

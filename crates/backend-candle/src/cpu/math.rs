@@ -3,7 +3,7 @@ use super::simd::{MAX_LANES, Simd};
 /// `e^x`, within 2 units in the last place, of every lane.
 ///
 /// Below about -104 it is 0, above 88.73 infinity; NaN stays NaN. The method is the usual one
-/// (Cephes' `expf`): `x = n·ln 2 + r`, a polynomial in `r`, and `2^n` by the exponent's bits.
+/// (Cephes' `expf`): `x = n·ln 2 + r`, a polynomial in `r`, and [`Simd::scale`].
 #[inline(always)]
 pub(super) unsafe fn exp<V: Simd>(x: V::F) -> V::F {
     /// Added to a float below 2^22, it leaves the nearest whole number in the low bits.

@@ -109,6 +109,15 @@ fn run(ahead: &Reads, tasks: usize, f: impl Fn(usize) + Sync) {
     }
 }
 
+/// A moment of waiting for another thread, which may have been taken off this very core.
+pub fn pause(spins: &mut u32) {
+    *spins = spins.saturating_add(1);
+    match *spins < SPINS {
+        true => std::hint::spin_loop(),
+        false => std::thread::yield_now(),
+    }
+}
+
 /// The stretch of a job's tasks that is a thread's own; the caller is thread 0.
 pub fn stretch(tasks: usize, thread: usize, threads: usize) -> Range<usize> {
     tasks * thread / threads..tasks * (thread + 1) / threads
@@ -204,14 +213,9 @@ impl Pool {
         shared.claim(0, tasks, f);
         // No one may join now: `f` must outlive everyone inside.
         shared.state.0.fetch_and(!OPEN, Ordering::AcqRel);
-        let mut spins = 0u32;
+        let mut spins = 0;
         while shared.state.0.load(Ordering::Acquire) & INSIDE != 0 {
-            spins += 1;
-            if spins < SPINS {
-                std::hint::spin_loop();
-            } else {
-                std::thread::yield_now();
-            }
+            pause(&mut spins);
         }
         lock(&shared.panic).take()
     }
@@ -253,7 +257,7 @@ impl Shared {
         }
     }
 
-    /// Fetches what worker `thread` will read in the next job, until that one is there.
+    /// Fetches what worker `thread` will read in the next job or the one after, until a job is there.
     fn fetch_ahead(&self, thread: usize, job: u64) {
         let Some((start, bytes)) = self.ahead.0.get(thread - 1) else {
             return;

@@ -92,7 +92,8 @@ struct Shared<'a> {
 }
 
 impl<'a> Few<'a> {
-    /// Queries of the first key head, all that there are; `None` where each thread does best with whole heads.
+    /// Queries of the first key head, all that there are; `None` for one thread, and for few keys, of which each
+    /// thread does best with whole heads.
     pub fn of(isa: Isa, queries: Queries<'a>) -> Option<Few<'a>> {
         /// Keys of which sharing out the work better is worth its cost.
         const WORTHWHILE: usize = 4 * KEY_BLOCK;
@@ -151,10 +152,10 @@ impl<'a> Few<'a> {
         first..self.seen.1.min(first + parts.size)
     }
 
-    /// As many keys or values from `start` on as a head has. For hints: it may be beyond the end.
-    fn a_heads(&self, start: *const f16) -> *const [f16] {
+    /// As many keys from `start` on as a head has, where that is known. For hints: it may be beyond the end.
+    fn a_heads(&self, start: *const f16) -> Option<*const [f16]> {
         let all = (self.seen.1 - self.seen.0) * self.queries.shape.head_dim;
-        std::ptr::slice_from_raw_parts(start, all)
+        (!start.is_null()).then(|| std::ptr::slice_from_raw_parts(start, all))
     }
 
     /// Where a task begins to read.
@@ -171,15 +172,17 @@ impl Shared<'_> {
         let (few, order) = (self.few, self.few.order());
         let reads = |thread| {
             let head = order.whole_heads(&order.stretch(thread)).start / order.of_a_head();
-            Some(few.a_heads(few.start((head, Task::Keys(0)))))
+            // A part of another head, which may come before, is less.
+            few.a_heads(few.start((head, Task::Keys(0))))
         };
-        // SAFETY: every place is one task's.
-        pool::parallel_for_between(reads, order.places(), move |place| unsafe {
-            let next = match place + 1 < order.places() {
-                true => few.start(order.task(place + 1)),
-                false => std::ptr::null(),
-            };
-            self.run(order.task(place), next);
+        pool::parallel_for_between(reads, order.places(), move |place| {
+            let failure = SayFailure(self.failed);
+            let next = order
+                .next(place)
+                .map_or(std::ptr::null(), |task| few.start(task));
+            // SAFETY: every place is one task's.
+            unsafe { self.run(order.task(place), next) };
+            std::mem::forget(failure);
         });
     }
 
@@ -188,20 +191,20 @@ impl Shared<'_> {
     /// # Safety
     /// It is done once.
     unsafe fn run(&self, (head, task): (usize, Task), next: *const f16) {
-        let _failure = SayFailure(self.failed);
         let part = match task {
             // SAFETY: the caller's contract.
             Task::Keys(part) => return unsafe { self.score(head, part, next) },
             Task::Values(part) => part,
         };
         let state = &self.heads[head];
+        let mut spins = 0;
         while state.scored.load(Ordering::Acquire) != KNOWN
             || state.weighed.load(Ordering::Acquire) != part
         {
             if self.failed.load(Ordering::Relaxed) {
                 return;
             }
-            std::hint::spin_loop();
+            pool::pause(&mut spins);
         }
         let elements = 0..self.few.queries.shape.head_dim;
         // SAFETY: the parts before have ended, and those after wait.
@@ -222,7 +225,7 @@ impl Shared<'_> {
         let reads = |thread| {
             let task = pool::stretch(tasks, thread, few.threads).start;
             let first = few.part(few.keys, task % few.keys.count).start;
-            Some(few.a_heads(queries.key(task / few.keys.count, first)))
+            few.a_heads(queries.key(task / few.keys.count, first))
         };
         pool::parallel_for_between(reads, tasks, |task| {
             let (head, part) = (task / few.keys.count, task % few.keys.count);
@@ -232,12 +235,16 @@ impl Shared<'_> {
         });
         let size = head_dim.div_ceil(few.threads).next_multiple_of(MAX_LANES);
         let pieces = head_dim.div_ceil(size);
-        pool::parallel_for_between(reads, kv_heads * pieces, |task| {
-            let (head, piece) = (task / pieces, task % pieces);
-            let elements = piece * size..head_dim.min((piece + 1) * size);
-            // SAFETY: the first job made all weights, and other tasks have other elements.
-            unsafe { self.weigh(head, elements, few.seen.0..few.seen.1, std::ptr::null()) };
-        });
+        pool::parallel_for_between(
+            |_| None::<*const [f16]>,
+            kv_heads * pieces,
+            |task| {
+                let (head, piece) = (task / pieces, task % pieces);
+                let elements = piece * size..head_dim.min((piece + 1) * size);
+                // SAFETY: the first job made all weights, and other tasks have other elements.
+                unsafe { self.weigh(head, elements, few.seen.0..few.seen.1, std::ptr::null()) };
+            },
+        );
         self.heads.iter().for_each(Head::reset);
     }
 
@@ -317,13 +324,11 @@ impl Shared<'_> {
     }
 }
 
-/// Says that a task panicked.
+/// Says that a task panicked, unless it is forgotten.
 struct SayFailure<'a>(&'a AtomicBool);
 
 impl Drop for SayFailure<'_> {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.store(true, Ordering::Relaxed);
-        }
+        self.0.store(true, Ordering::Relaxed);
     }
 }

@@ -103,7 +103,7 @@ pub(super) struct Scores<'a> {
     pub queries: Queries<'a>,
     /// A range of [`Queries::visible_to_any`].
     pub keys: Range<usize>,
-    /// What is read afterwards, where that is known.
+    /// What is read afterwards, for prefetches of halves, where that is known.
     pub next: *const f16,
     /// [`Queries::scores_len`] floats, of which other tasks write other keys'.
     pub scores: *mut f32,
@@ -152,7 +152,7 @@ pub(super) struct Weighted<'a> {
     pub elements: Range<usize>,
     /// A range of [`Queries::visible_to_any`].
     pub keys: Range<usize>,
-    /// What is read afterwards, where that is known.
+    /// What is read afterwards, for prefetches of halves, where that is known.
     pub next: *const f16,
     /// [`Queries::scores_len`] floats.
     pub weights: &'a [f32],
@@ -253,8 +253,8 @@ unsafe fn soften<V: Simd>(
     }
 }
 
-/// Some elements of all queries' outputs: the sums of some keys' weighted values, which follow those of the keys
-/// before.
+/// Some elements of all queries' outputs: the sums of some keys' weighted values, which are added to those of the
+/// keys before. The first keys clear the outputs, and the last ones multiply them by the factors.
 #[inline(always)]
 unsafe fn weigh_values<V: Simd>(
     queries: &Queries<'_>,
@@ -272,7 +272,8 @@ unsafe fn weigh_values<V: Simd>(
     assert!(keys.start <= some.start && some.end <= keys.end);
     // SAFETY: the caller's contract; outputs are `head_dim` long.
     unsafe {
-        for query in 0..if some.start == keys.start { n } else { 0 } {
+        let begun = if some.start == keys.start { n } else { 0 };
+        for query in 0..begun {
             let out = queries.out(query).add(elements.start);
             out.write_bytes(0, elements.len());
         }

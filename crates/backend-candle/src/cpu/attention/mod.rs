@@ -11,6 +11,7 @@ mod kernel;
 mod tests;
 
 use std::cell::Cell;
+use std::mem::discriminant;
 
 use biplane_backend::AttentionMask;
 
@@ -102,6 +103,8 @@ fn attention_with(
         kv_heads > 0 && heads.is_multiple_of(kv_heads) && q_len <= kv_len,
         "{shape:?}"
     );
+    // Room is made by what keys are kept in.
+    assert_eq!(discriminant(&k), discriminant(&v), "keys and values");
     // The furthest elements are there.
     q.row(heads - 1, q_len - 1, head_dim);
     k.check(kv_heads - 1, kv_len - 1, head_dim);
@@ -153,7 +156,7 @@ fn attention_with(
             let queries = queries(first / chunks, 0, per_kv_head);
             let seen = queries.visible_to_any(0..per_kv_head);
             let start = queries.key(queries.kv_head, seen.start);
-            Some(std::ptr::slice_from_raw_parts(start, seen.len() * head_dim))
+            (!start.is_null()).then(|| std::ptr::slice_from_raw_parts(start, seen.len() * head_dim))
         };
         pool::parallel_for_between(reads, kv_heads * chunks, task);
     } else {

@@ -350,3 +350,28 @@ fn later_keys_do_not_leak_into_earlier_queries() {
     let all = case.run(Isa::get(), AttentionMask::Causal, 0, 12);
     assert_eq!(all[..clean.len()], clean);
 }
+
+#[test]
+fn a_share_of_heads_goes_on_after_others_panic_and_beside_callers() {
+    pool::set_threads(3);
+    let case = Case::new(10, 5, 1, 600, 32).rounded();
+    let want = case.run(Isa::get(), AttentionMask::None, 0, 1);
+    std::thread::scope(|scope| {
+        for caller in 0..4 {
+            let (case, want) = (&case, &want);
+            scope.spawn(move || {
+                for round in 0..200 {
+                    if caller == 0 {
+                        pool::set_threads(1 + round % 6);
+                    }
+                    if caller == 1 && round % 20 == 0 {
+                        let bad = || pool::parallel_for(9, |i| assert!(i != 4));
+                        assert!(std::panic::catch_unwind(bad).is_err());
+                    }
+                    let got = case.run(Isa::get(), AttentionMask::None, 0, 1);
+                    assert!(got == *want, "{caller} {round}");
+                }
+            });
+        }
+    });
+}

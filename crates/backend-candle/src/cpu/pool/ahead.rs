@@ -67,18 +67,23 @@ pub fn parallel_for_after<T>(
 }
 
 /// As [`parallel_for_after`], for a job without anything of its own: the one before keeps what comes after it too.
+/// Where `reads` gives nothing, what follows is told as if this job were not there.
 pub fn parallel_for_between<T>(
     reads: impl Fn(usize) -> Option<*const [T]>,
     tasks: usize,
     f: impl Fn(usize) + Sync,
 ) {
-    let (previous, between) = PREVIOUS.take();
+    let (previous, mut between) = PREVIOUS.take();
     let Some(ahead) = previous.upgrade() else {
         return parallel_for(tasks, f);
     };
-    if !between {
+    if !between && threads() > 1 && reads(1).is_some() {
         ahead.next.set(reads);
+        between = true;
     }
-    PREVIOUS.set((previous, true));
-    run(&ahead.beyond, tasks, f);
+    PREVIOUS.set((previous, between));
+    match between {
+        true => run(&ahead.beyond, tasks, f),
+        false => run(&ahead.next, tasks, f),
+    }
 }

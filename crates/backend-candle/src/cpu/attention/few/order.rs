@@ -20,7 +20,7 @@ pub enum Task {
 #[derive(Clone, Copy, Debug)]
 pub struct Order {
     pub kv_heads: usize,
-    /// At most as many.
+    /// No more than there are key heads.
     pub threads: usize,
     /// Parts of a head's keys, and of its values.
     pub keys: usize,
@@ -44,6 +44,12 @@ impl Order {
     pub fn whole_heads(&self, stretch: &Range<usize>) -> Range<usize> {
         let head = self.of_a_head();
         stretch.start.next_multiple_of(head)..stretch.end / head * head
+    }
+
+    /// What a thread does after a place's task, unless that is its last.
+    pub fn next(&self, place: usize) -> Option<(usize, Task)> {
+        let ends = |thread| self.stretch(thread).end == place + 1;
+        (!(0..self.threads).any(ends)).then(|| self.task(place + 1))
     }
 
     /// Head and task of a place.

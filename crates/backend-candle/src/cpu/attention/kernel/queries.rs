@@ -74,7 +74,7 @@ impl Queries<'_> {
         }
     }
 
-    /// Where a head's key lies that is kept in halves, else null.
+    /// Where a head's key lies that is kept in halves, else null. For prefetches: it may be beyond the end.
     pub fn key(&self, kv_head: usize, key: usize) -> *const f16 {
         start_of(self.k, kv_head, key)
     }
@@ -89,8 +89,8 @@ impl Queries<'_> {
     pub(super) fn out(&self, query: usize) -> *mut f32 {
         let (head, position) = self.place(query);
         let start = (position * self.shape.heads + head) * self.shape.head_dim;
-        // SAFETY: `[q_len, heads, head_dim]` elements, of which no other task has this query's.
-        unsafe { self.out.part(start, self.shape.head_dim).as_mut_ptr() }
+        // SAFETY: there are `[q_len, heads, head_dim]` elements.
+        unsafe { self.out.at(start) }
     }
 }
 

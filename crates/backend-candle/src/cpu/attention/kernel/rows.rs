@@ -59,8 +59,7 @@ pub(super) struct Rows<E> {
     /// How many elements further on that lies which the memory is to be asked for: nothing where rows
     /// were widened into the cache.
     ahead: usize,
-    /// Where these rows end, and those begin that are read after them: nothing is asked of the memory that
-    /// is not read.
+    /// Where these rows end, and those begin that are read after them: what is asked of the memory goes on there.
     end: *const E,
     next: *const E,
 }
@@ -85,7 +84,9 @@ impl<E: Element> Rows<E> {
             };
         }
         let rows_ahead = AHEAD / (elements.len().max(1) * size_of::<E>());
-        let start = kept.row(head, keys.start, elements.end)[elements.start..].as_ptr();
+        kept.row(head, keys.start, elements.end);
+        let place = head * kept.head_stride + keys.start * kept.token_stride + elements.start;
+        let start = kept.data.as_ptr().wrapping_add(place);
         let end = start.wrapping_add(keys.len() * kept.token_stride);
         Rows {
             start,
