@@ -37,7 +37,7 @@ impl Scheduler<'_> {
                 continue;
             }
             let tokens = sequence.tokens.len();
-            let needed = self.runner.info().kv_bytes(tokens + 1, self.chunk_tokens);
+            let needed = self.runner.info().kv_bytes(tokens + 1, self.step_tokens);
             let busy = self.running_bytes();
             if !self.running.is_empty() && busy + needed > self.budget {
                 return;

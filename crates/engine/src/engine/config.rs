@@ -11,9 +11,8 @@ pub struct EngineConfig {
     pub max_sequences: usize,
     /// Most requests that wait; more are refused with [`crate::Error::Busy`].
     pub max_queue: usize,
-    /// Most tokens of a step: bounds its memory, and the time until a cancelled request is gone. By default 512
-    /// on a processor; on a GPU, which needs more to be busy, 4096 of a sequence, and of many together as many as
-    /// take a quarter of a second, 16384 at most.
+    /// Most tokens of a step: bounds its memory, and the time until a cancelled request is gone. 512 on
+    /// a processor by default, 4096 on a GPU, which needs more to be busy.
     pub step_tokens: Option<usize>,
     /// Bytes for all KV caches, running ones and kept ones; half of what is free after loading by
     /// default.
@@ -50,18 +49,10 @@ impl Default for EngineConfig {
 }
 
 impl EngineConfig {
-    /// The most tokens of one sequence in a step on a device.
-    pub(super) fn chunk_tokens_on(&self, device: Device) -> usize {
-        let default = if device.is_cpu() { 512 } else { 4096 };
-        self.step_tokens.unwrap_or(default).max(1)
-    }
-
     /// The most tokens of a step on a device.
     pub(super) fn step_tokens_on(&self, device: Device) -> usize {
-        match self.step_tokens.is_none() && !device.is_cpu() {
-            true => 16384,
-            false => self.chunk_tokens_on(device),
-        }
+        let default = if device.is_cpu() { 512 } else { 4096 };
+        self.step_tokens.unwrap_or(default).max(1)
     }
 }
 

@@ -182,7 +182,7 @@ fn run(setup: Setup, ready: oneshot::Sender<Result<Engine>>) {
         let budget = config
             .kv_memory
             .unwrap_or_else(|| default_budget(runner.memory(), config.memory_share));
-        let chunk = config.chunk_tokens_on(runner.info().device);
+        let chunk = config.step_tokens_on(runner.info().device);
         memory::check_context(runner.info(), spec.context_length, chunk, budget)?;
         Ok((runner, guesser, budget))
     });

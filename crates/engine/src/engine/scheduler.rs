@@ -51,9 +51,8 @@ pub(super) struct Scheduler<'a> {
     pub store: Option<PromptStore>,
     /// Bytes for all caches.
     pub budget: usize,
-    /// Most tokens of a step, and of one sequence in it.
+    /// Most tokens of a step.
     pub step_tokens: usize,
-    pub chunk_tokens: usize,
     pub guesser: Option<Guesser>,
     /// A step in flight beyond the one that was looked at last.
     pub ahead: Option<Ahead>,
@@ -106,7 +105,6 @@ impl<'a> Scheduler<'a> {
             store: PromptStore::open(config.prompt_cache.as_deref(), key)?,
             recorder: Recorder::open(config.record.as_deref(), runner.info())?,
             step_tokens: config.step_tokens_on(runner.info().device),
-            chunk_tokens: config.chunk_tokens_on(runner.info().device),
             runner,
             vocabulary,
             config,

@@ -5,7 +5,6 @@ mod ahead;
 mod constraints;
 mod fake;
 mod prefixes;
-mod steps;
 mod trouble;
 
 use std::{

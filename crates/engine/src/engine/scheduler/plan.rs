@@ -14,7 +14,7 @@ use crate::{
 impl Scheduler<'_> {
     /// What the next step computes: answers first, then prompts in their order.
     fn plan(&self, guesses: &Guesses) -> Vec<Part> {
-        let chunk = self.chunk_tokens;
+        let all = self.step_tokens;
         let whole = |index: usize, s: &Sequence, limit| Part {
             index,
             tokens: s.chunk(limit),
@@ -23,7 +23,7 @@ impl Scheduler<'_> {
         if let Some((index, s)) = self.running.iter().enumerate().find(|(_, s)| s.alone) {
             return match s.waits_for_reader() {
                 true => Vec::new(),
-                false => vec![whole(index, s, chunk)],
+                false => vec![whole(index, s, all)],
             };
         }
         let (answers, prompts): (Vec<_>, Vec<_>) = self
@@ -40,13 +40,13 @@ impl Scheduler<'_> {
             })
             .collect();
         let mut left = match parts.is_empty() {
-            true => self.tokens_in_time().max(chunk),
-            false => self.tokens_in_time(),
+            true => all,
+            false => self.chunk_beside_answers(),
         };
-        let piece = (chunk / 16).max(1);
+        let piece = (all / 16).max(1);
         let mut planned = 0;
         for (index, s) in prompts {
-            let limit = prompt_limit(s.pending().len(), left.min(chunk), planned, piece);
+            let limit = prompt_limit(s.pending().len(), left, planned, piece);
             if limit == 0 {
                 break;
             }
@@ -58,8 +58,8 @@ impl Scheduler<'_> {
         parts
     }
 
-    /// Prompt tokens of a step that takes no longer than answers may wait for it.
-    fn tokens_in_time(&self) -> usize {
+    /// Prompt tokens that fit a step which answers wait for.
+    fn chunk_beside_answers(&self) -> usize {
         match self.pace {
             Some(pace) => ((STEP_TIME / pace) as usize)
                 .clamp(LEAST_CHUNK.min(self.step_tokens), self.step_tokens),

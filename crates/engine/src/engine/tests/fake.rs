@@ -27,9 +27,6 @@ const ROLLBACK: usize = 64;
 pub struct Watch {
     pub open: AtomicUsize,
     pub most_bytes: AtomicUsize,
-    /// Tokens of the largest step, and the most of one sequence in a step.
-    pub most_tokens: AtomicUsize,
-    pub most_of_one: AtomicUsize,
     /// Steps started before the earlier one was looked at.
     pub ahead: AtomicUsize,
     /// Steps that the device may not have put away yet.
@@ -204,10 +201,6 @@ impl ModelRunner for FakeRunner {
 
     fn launch(&mut self, plan: &StepPlan) -> Result<()> {
         assert!(self.pending.is_empty(), "a step is in flight");
-        let tokens = || plan.spans.iter().map(|span| span.tokens.len());
-        self.watch.most_tokens.fetch_max(tokens().sum(), Relaxed);
-        let most = tokens().max().unwrap_or_default();
-        self.watch.most_of_one.fetch_max(most, Relaxed);
         self.begin(plan)
     }
 
